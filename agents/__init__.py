@@ -1,0 +1,1 @@
+"""The agent: encoder, policy, losses, and its checkpoints."""

@@ -1,0 +1,185 @@
+"""From what an agent sees to the features that its memory takes in.
+
+Shapes: everything here takes any leading axes (T and B, or B alone) before those of one observation; D features.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Obs = Tensor | dict[str, Tensor]
+
+
+class Inputs(NamedTuple):
+    """Everything that a policy is told at a step, (..., and the axes of one row)."""
+
+    obs: Obs
+    action: Tensor  # the previous action; ignored where a trial starts
+    reward: Tensor  # (...) float32: the previous reward; ignored where a trial starts
+    episode_start: Tensor  # (...) bool
+    trial_start: Tensor  # (...) bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """What the policy is told besides the observation, and how wide its first layers are."""
+
+    previous_action: bool = True
+    """Tell the policy its last action of the trial."""
+    previous_reward: bool = True
+    """Tell the policy its last reward of the trial."""
+    episode_flag: bool = True
+    """Tell the policy when an episode opens: what separates episodes inside a trial."""
+    layers: int = 1
+    """Layers, each linear and a ReLU, between the observation and the memory."""
+    channels: int = 16
+    """Channels of the first convolution over a grid or an image; later ones have two and four times as many."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that no encoder can have."""
+        for field in ("layers", "channels"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"encoder: {field} is {getattr(self, field)}; it must be at least 1")
+
+
+class Encoder(nn.Module):
+    """Vectors side by side, grids and images through convolutions, then linear layers to D features.
+
+    Args:
+        config: what to tell the policy, and sizes.
+        observation_space: a Box of one axis (a vector) or three (height, width, channels), or a Dict of such.
+        action_space: Discrete (told as one-hot) or a Box of one axis (told as it is).
+        width: D.
+
+    Raises:
+        ValueError: a space of another kind.
+    """
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        observation_space: spaces.Space[object],
+        action_space: spaces.Space[object],
+        width: int,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.actions = int(action_space.n) if isinstance(action_space, spaces.Discrete) else None
+        vector = config.previous_reward + config.episode_flag
+        vector += action_size(action_space) if config.previous_action else 0
+        # By name, so that neither the order of a dictionary nor a checkpoint can swap two observations.
+        self.vector_names: list[str] = []
+        self.image_names: list[str] = []
+        self.images = nn.ModuleList()
+        for name, space in sorted(boxes(observation_space).items()):
+            if len(space.shape) == 3:
+                self.image_names.append(name)
+                self.images.append(_convolutions(space, config.channels, width))
+            elif len(space.shape) == 1:
+                self.vector_names.append(name)
+                vector += space.shape[0]
+            else:
+                raise ValueError(
+                    f"the observation {name!r} has shape {space.shape}; an encoder takes vectors (n,) and "
+                    "grids or images (height, width, channels)"
+                )
+        joined = vector + width * len(self.images)
+        sizes = [joined, *[width] * config.layers]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
+        for layer in self.layers:
+            nn.init.orthogonal_(layer.weight, math.sqrt(2))  # type: ignore[arg-type]
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """Return (..., D)."""
+        named = inputs.obs if isinstance(inputs.obs, dict) else {"obs": inputs.obs}
+        dtype: torch.dtype = self.layers[0].weight.dtype  # type: ignore[assignment]
+        found = {name: part.to(dtype) for name, part in named.items()}
+        pieces = [found[name] for name in self.vector_names]
+        known = (~inputs.trial_start).unsqueeze(-1).to(dtype)
+        if self.config.previous_action:
+            action = inputs.action if self.actions is None else F.one_hot(inputs.action, self.actions)
+            pieces.append(action * known)
+        if self.config.previous_reward:
+            pieces.append(inputs.reward.unsqueeze(-1) * known)
+        if self.config.episode_flag:
+            pieces.append(inputs.episode_start.unsqueeze(-1).to(dtype))
+        pieces += [
+            _over_leading_axes(net, found[name]) for name, net in zip(self.image_names, self.images, strict=True)
+        ]
+        x = torch.cat(pieces, -1)
+        for layer in self.layers:
+            x = F.relu(layer(x))
+        return x
+
+
+def boxes(space: spaces.Space[object]) -> dict[str, spaces.Box]:
+    """Return the boxes of an observation space by name; a bare Box is named `obs`.
+
+    Raises:
+        ValueError: another kind of space.
+    """
+    named = dict(space.spaces) if isinstance(space, spaces.Dict) else {"obs": space}
+    for name, part in named.items():
+        if not isinstance(part, spaces.Box):
+            raise ValueError(
+                f"the observation {name!r} is a {type(part).__name__}; an encoder takes Box, or Dict of Box"
+            )
+    return named  # type: ignore[return-value]
+
+
+def action_size(space: spaces.Space[object]) -> int:
+    """Return how many numbers tell an action: the choices of a Discrete space, the length of a Box.
+
+    Raises:
+        ValueError: another kind of space.
+    """
+    if isinstance(space, spaces.Discrete):
+        return int(space.n)
+    if isinstance(space, spaces.Box) and len(space.shape) == 1:
+        return space.shape[0]
+    raise ValueError(f"the action space is {space}; a policy takes Discrete, or Box with one axis")
+
+
+class _Scale(nn.Module):
+    """Channels first, and bytes to 0..1 by the upper bound of the space."""
+
+    def __init__(self, space: spaces.Box) -> None:
+        super().__init__()
+        self.high = max(float(space.high.max()), 1.0) if space.dtype == np.uint8 else 1.0
+
+    def forward(self, image: Tensor) -> Tensor:
+        return (image if self.high == 1 else image / self.high).movedim(-1, -3)
+
+
+def _convolutions(space: spaces.Box, channels: int, width: int) -> nn.Sequential:
+    """Return a small net from (N, height, width, channels) to (N, D).
+
+    3x3 convolutions: with stride 2 while a side is longer than 8 cells, then two with stride 1.
+    """
+    height, breadth, planes = space.shape
+    layers: list[nn.Module] = [_Scale(space)]
+    out = channels
+    while max(height, breadth) > 8:
+        layers += [nn.Conv2d(planes, out, 3, stride=2, padding=1), nn.ReLU()]
+        height, breadth, planes, out = (height + 1) // 2, (breadth + 1) // 2, out, min(2 * out, 4 * channels)
+    for _ in range(2):
+        if min(height, breadth) < 3:
+            break
+        layers += [nn.Conv2d(planes, out, 3), nn.ReLU()]
+        height, breadth, planes, out = height - 2, breadth - 2, out, min(2 * out, 4 * channels)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(planes * height * breadth, width), nn.ReLU())
+
+
+def _over_leading_axes(net: nn.Module, image: Tensor) -> Tensor:
+    features: Tensor = net(image.flatten(0, image.ndim - 4))
+    return features.view(*image.shape[:-3], -1)

@@ -1,0 +1,76 @@
+"""The policy: encoder, memory, heads.
+
+Shapes: T time, B rows, D features, A numbers that describe an action distribution.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from ..memory.core import MemoryConfig, State
+from .encoder import Encoder, EncoderConfig, Inputs
+from .heads import build_head
+
+
+class Output(NamedTuple):
+    """What a policy says at a step."""
+
+    action: Tensor  # (..., A): describes the distribution over actions
+    value: Tensor  # (...) float32: the return that is expected from here
+
+
+class Policy(nn.Module):
+    """An actor and a critic on one memory.
+
+    Args:
+        encoder: options of the encoder.
+        memory: options of the memory core.
+        observation_space: of one row.
+        action_space: of one row.
+    """
+
+    def __init__(
+        self,
+        encoder: EncoderConfig,
+        memory: MemoryConfig,
+        observation_space: spaces.Space[object],
+        action_space: spaces.Space[object],
+    ) -> None:
+        super().__init__()
+        self.encoder_config, self.memory_config = encoder, memory
+        self.observation_space, self.action_space = observation_space, action_space
+        self.encoder = Encoder(encoder, observation_space, action_space, memory.width)
+        self.core = memory.build()
+        self.head = build_head(action_space)
+        # One matrix for actor and critic saves a call in every step; small actor weights make the first policy uniform.
+        self.out = nn.Linear(memory.width, self.head.size + 1)
+        nn.init.orthogonal_(self.out.weight[:-1].data, 0.01)
+        nn.init.orthogonal_(self.out.weight[-1:].data, 1.0)
+        nn.init.zeros_(self.out.bias)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights live."""
+        return self.out.weight.device
+
+    def initial_memory(self, batch: int) -> State:
+        """Return the memory of rows that remember nothing."""
+        return self.core.initial_state(batch)
+
+    def step(self, inputs: Inputs, memory: State) -> tuple[Output, State]:
+        """Take one step: inputs (B, ...), memory of B rows."""
+        y_BD, memory = self.core.step(self.encoder(inputs), memory, inputs.trial_start)
+        return self._output(y_BD), memory
+
+    def unroll(self, inputs: Inputs, memory: State) -> tuple[Output, State]:
+        """Take T steps at once: inputs (T, B, ...), memory of B rows before the first."""
+        y_TBD, memory = self.core.unroll(self.encoder(inputs), memory, inputs.trial_start)
+        return self._output(y_TBD), memory
+
+    def _output(self, y: Tensor) -> Output:
+        out = self.out(y)
+        return Output(out[..., :-1], out[..., -1].float())

@@ -1,0 +1,89 @@
+"""What there is to choose from, each with one line on what it is."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+from ..envs import ENVS
+from ..envs import make_config as make_env
+from ..envs.step import EnvConfig
+from ..memory import MEMORIES
+from ..memory import make_config as make_memory
+from ..memory.core import MemoryConfig
+from ..train.config import TrainConfig
+from ..train.recipes import RECIPES
+from .names import by_likeness, choose
+
+GYM = "gym:"
+GYM_SUMMARY = "any Gymnasium environment, as gym:MiniGrid-MemoryS7-v0"
+
+
+def envs() -> dict[str, str]:
+    """Return the environments."""
+    return {name: kind.summary for name, kind in ENVS.items() if name != "gym"} | {"gym:ID": GYM_SUMMARY}
+
+
+def memories() -> dict[str, str]:
+    """Return the memory cores."""
+    return {name: kind.summary for name, kind in MEMORIES.items()}
+
+
+def recipes() -> dict[str, str]:
+    """Return the recipes."""
+    return {name: (inspect.getdoc(function) or "").partition("\n")[0] for name, function in RECIPES.items()}
+
+
+KINDS: dict[str, Callable[[], dict[str, str]]] = {"envs": envs, "memories": memories, "recipes": recipes}
+
+
+def env_config(name: str) -> EnvConfig:
+    """Return the options of an environment by name, at their defaults.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name.startswith(GYM) and name != GYM:
+        return make_env(name)
+    return make_env(choose("environment", name, [n for n in envs() if n != "gym:ID"], more=f"or {GYM_SUMMARY}"))
+
+
+def memory_config(name: str) -> MemoryConfig:
+    """Return the options of a memory core by name, at their defaults.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    return make_memory(choose("memory", name, MEMORIES))
+
+
+def recipe_config(name: str) -> TrainConfig:
+    """Return the configuration of a recipe by name.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name in ENVS or name.startswith(GYM):
+        raise ValueError(
+            f"{name!r} is an environment, not a recipe; write `mnemic train --env {name}`, "
+            f"or choose a recipe: {', '.join(by_likeness(name, RECIPES))}"
+        )
+    return RECIPES[choose("recipe", name, RECIPES)]()
+
+
+def check_device(name: str) -> str:
+    """Return the name of a device that this machine has.
+
+    Raises:
+        ValueError: it does not have it; the message lists what it has.
+    """
+    import torch
+
+    here = ["cpu"]
+    if torch.cuda.is_available():
+        here += ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        here.append("mps")
+    if name in here:
+        return name
+    raise ValueError(f"device {name!r} is not here; this machine has {', '.join(here)}")

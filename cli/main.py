@@ -1,0 +1,109 @@
+"""`mnemic COMMAND ...`: finds the command, runs it, and turns mistakes into one line on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import NamedTuple
+
+from .. import __version__
+from .names import choose
+
+
+class Command(NamedTuple):
+    """A command: how it is called, what it does, and the function `(argv) -> exit code`, imported when it is needed."""
+
+    usage: str
+    summary: str
+    module: str
+    function: str
+
+
+COMMANDS = {
+    "train": Command("[RECIPE] [flags]", "train an agent: a recipe, or any task with any memory", ".train", "train"),
+    "resume": Command("RUN", "go on with a run that was stopped", ".train", "resume"),
+    "eval": Command("RUN [flags]", "play fresh episodes and say how sure the figures are", ".evaluate", "evaluate"),
+    "play": Command("RUN [flags]", "watch an agent in the terminal, or as a GIF", ".play", "play"),
+    "list": Command("[WHAT]", "what there is: envs, memories, recipes", ".listing", "listing"),
+    "bench": Command("train [flags]", "steps per second beside other projects, in one run", ".bench", "bench"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0, 1 where training diverged, 2 for a mistake, 130 for Ctrl-C."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _run(args)
+        sys.stdout.flush()
+        return code
+    except SystemExit as stop:  # after --help
+        return int(stop.code or 0)
+    except KeyboardInterrupt:
+        return _say("interrupted", 130)
+    except BrokenPipeError:
+        # Whoever read our output has left; Python would complain once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        return _say(_os_error(error), 2)
+    except ValueError as error:
+        if not _on_purpose(error.__traceback__):
+            raise
+        return _say(str(error), 2)
+    except RuntimeError as error:
+        if type(error).__name__ != "DivergedError":  # by name: its module is heavy, and loaded if it was raised
+            raise
+        return _say(str(error), 1)
+
+
+def _run(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if args[0] in ("-V", "--version", "version"):
+        print(f"mnemic {__version__}")
+        return 0
+    name = choose("command", args[0], COMMANDS, more="`mnemic --help` says what each does")
+    command = COMMANDS[name]
+    function: Callable[[list[str]], int] = getattr(
+        importlib.import_module(command.module, __package__), command.function
+    )
+    return function(args[1:])
+
+
+def _help() -> str:
+    shown = {f"mnemic {name} {command.usage}": command.summary for name, command in COMMANDS.items()}
+    width = max(map(len, shown))
+    return "\n".join(
+        [
+            "mnemic: train, stress and deploy agents that must remember",
+            "",
+            *(f"  {usage:<{width}}  {summary}" for usage, summary in shown.items()),
+            "",
+            "  mnemic COMMAND --help   all flags of a command",
+            "  mnemic --version        the version",
+            "",
+            "Begin with `mnemic train`: it solves a memory task in about a minute.",
+        ]
+    )
+
+
+def _say(text: str, code: int) -> int:
+    print(f"mnemic: {' '.join(text.split())}", file=sys.stderr)
+    return code
+
+
+def _os_error(error: OSError) -> str:
+    files = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    reason = error.strerror or str(error)
+    return f"{files}: {reason}" if files else reason
+
+
+def _on_purpose(trace: TracebackType | None) -> bool:
+    """Say whether a line of mnemic raised the error. One that a library raised is a bug, and keeps its traceback."""
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).startswith("mnemic.")

@@ -1,0 +1,143 @@
+"""`mnemic train` and `mnemic resume`."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from ..agents.policy import Policy
+from ..eval.protocol import evaluate
+from ..train.config import TrainConfig
+from ..train.loop import Result
+from ..train.loop import train as run_training
+from ..train.run import RunFolder
+from . import choices, flags
+from .evaluate import EvalOptions, evaluate_run
+from .runs import newest_hint, open_folder
+
+DEFAULT_RECIPE = "endless-tmaze-lstm"
+
+
+def train(argv: list[str]) -> int:
+    """Train an agent and say how well it does."""
+    if any(word in flags.HELP for word in argv):
+        _print_choices()
+    config, label, path = _configure(argv)
+    choices.check_device(config.device)
+    about = _about(config)  # builds both, so that what cannot be built leaves no folder behind
+    path = path or _free(Path("runs") / f"{label}-seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}")
+    folder = RunFolder.create(path, config)
+    print(f"{about}; device {config.device}\nrun folder {path}", flush=True)
+    return _finish(folder, config, run_training(config, folder, partial(evaluate, env_config=config.env)))
+
+
+def resume(argv: list[str]) -> int:
+    """Go on with a run from its newest checkpoint."""
+    if any(word in flags.HELP for word in argv):
+        print("usage: mnemic resume RUN\n\nGo on with a run from its newest checkpoint, with the configuration it has.")
+        return 0
+    path, rest = flags.take_first(argv)
+    if path is None or rest:
+        raise ValueError("resume takes one run folder and nothing else: `mnemic resume RUN`" + newest_hint())
+    folder, config = open_folder(path)
+    choices.check_device(config.device)
+    steps = int(folder.last().name)
+    if _is_finished(folder, config, steps):
+        print(f"{path} is finished, after {steps:,} steps; `mnemic eval {path}` plays it")
+        return 0
+    print(f"{_about(config)}; device {config.device}\nrun folder {path}, from step {steps:,}", flush=True)
+    return _finish(folder, config, run_training(config, folder, partial(evaluate, env_config=config.env), resume=True))
+
+
+def _configure(argv: list[str]) -> tuple[TrainConfig, str, Path | None]:
+    """Return the configuration that the arguments ask for, a short name for it, and the folder if one is named."""
+    recipe, rest = flags.take_first(argv)
+    env, rest = flags.take(rest, "--env")
+    memory, rest = flags.take(rest, "--memory")
+    run, rest = flags.take(rest, "--run")
+    if recipe is not None or env is None:
+        label = recipe or DEFAULT_RECIPE
+        config = choices.recipe_config(label)
+    else:  # a recipe is tuned for its task; another task begins from the general defaults
+        config = TrainConfig()
+    if env is not None and env != config.env.name:
+        config = replace(config, env=choices.env_config(env))
+    if memory is not None and memory != config.memory.name:
+        config = replace(config, memory=choices.memory_config(memory))
+    if env is not None or memory is not None:
+        label = re.sub(r"[^A-Za-z0-9.]+", "-", f"{config.env.label}-{config.memory.name}").strip("-")
+    config = flags.parse(
+        config,
+        rest,
+        prog="mnemic train",
+        usage="mnemic train [RECIPE] [--env NAME] [--memory NAME] [--run DIR]",
+        also=("--env", "--memory", "--run"),
+    )
+    return config, label, None if run is None else Path(run)
+
+
+def _about(config: TrainConfig) -> str:
+    env = config.env.build(1, config.seed, "cpu")
+    try:
+        policy = Policy(config.encoder, config.memory, env.observation_space, env.action_space)
+    finally:
+        env.close()
+    parameters = sum(part.numel() for part in policy.parameters())
+    lines = [f"task {config.env.label}, memory {config.memory.name}, {parameters:,} parameters"]
+    context = getattr(config.memory, "context", None)
+    if isinstance(context, int) and env.trial_steps and 0 < context < env.trial_steps:
+        trial = f"a trial takes up to {env.trial_steps}"
+        lines.insert(0, f"note: the memory reaches back {context} steps (--memory.context), and {trial}")
+    return "\n".join(lines)
+
+
+def _finish(folder: RunFolder, config: TrainConfig, result: Result) -> int:
+    path = folder.path
+    if result.why == "interrupted":
+        print(f"stopped after {result.steps:,} steps; the checkpoint is {folder.last()}")
+        print(f"go on with `mnemic resume {path}`")
+        return 130
+    why = {"solved": "solved", "done": "all steps done"}[result.why]
+    print(f"{why}: {result.steps:,} steps in {result.seconds:.1f} s")
+    evaluate_run(folder, config, EvalOptions(episodes=config.evaluation.confirm_episodes, device=config.device))
+    print(
+        f"curves     tensorboard --logdir {path.parent}\nnext       mnemic eval {path}\n           mnemic play {path}"
+    )
+    return 0
+
+
+def _is_finished(folder: RunFolder, config: TrainConfig, steps: int) -> bool:
+    """Say whether the newest checkpoint is the last of the run: its steps are done, or it was found solved there."""
+    if steps >= config.updates * config.ppo.batch_steps:
+        return True
+    try:
+        lines = (folder.path / "metrics.jsonl").read_text().splitlines()
+    except FileNotFoundError:
+        return False
+    whole = [json.loads(line) for line in lines if line.endswith("}")]  # a kill may have cut the last one short
+    return any(figures["steps"] == steps and figures.get("eval/solved") for figures in whole)
+
+
+def _free(path: Path) -> Path:
+    """Return the path, or one with a number after it where it is taken: two runs may begin in one second."""
+    number, found = 1, path
+    while found.exists():
+        number += 1
+        found = path.with_name(f"{path.name}-{number}")
+    return found
+
+
+def _print_choices() -> None:
+    print(f"Train an agent: a recipe, or any task with any memory. Without RECIPE and --env: {DEFAULT_RECIPE}.")
+    for title, found in (
+        ("RECIPE", choices.recipes()),
+        ("--env NAME", choices.envs()),
+        ("--memory NAME", choices.memories()),
+    ):
+        width = max(map(len, found))
+        print(f"\n{title}\n" + "\n".join(f"  {name:<{width}}  {summary}" for name, summary in found.items()))
+    print("\n--run DIR\n  runs/<name>-seed<S>-<time> if not given; a folder that exists is not overwritten\n")

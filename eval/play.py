@@ -1,0 +1,174 @@
+"""Watching an agent: frames of one row, with what it was told, what it does, and what its memory holds.
+
+Shapes: C cells of a memory strip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from ..agents.encoder import Inputs
+from ..agents.policy import Policy
+from ..envs.picture import Picture, to_rgb
+from ..envs.step import EnvConfig
+from ..memory.core import State, parts
+from .protocol import EVAL_SEED, check_fit
+
+Colour = tuple[int, int, int]
+BACKGROUND, INK, PALE = (250, 250, 250), (30, 30, 34), (120, 120, 128)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One moment of a row."""
+
+    picture: Picture
+    episode: int  # from 0
+    step: int  # in the episode, from 0
+    reward: float  # of the action before
+    value: float  # what the agent expects from here
+    action: str  # what it does next, or "-" at the end of an episode
+    memory: NDArray[np.float64]  # (C,) in -1..1, after it has looked
+    outcome: str = ""  # how the episode ended, in its last frame
+
+    @property
+    def caption(self) -> str:
+        """Everything but the picture and the memory, in one line."""
+        told = f"episode {self.episode + 1}  step {self.step}  reward {self.reward:+.2f}  "
+        return told + (self.outcome or f"value {self.value:+.2f}  action {self.action}")
+
+
+@torch.no_grad()
+def watch(
+    policy: Policy,
+    env_config: EnvConfig,
+    *,
+    episodes: int,
+    seed: int = 0,
+    greedy: bool = True,
+    max_steps: int | None = None,
+) -> Iterator[Frame]:
+    """Play one row and yield a frame for each step, and one more where an episode ends.
+
+    Args:
+        policy: acts; not changed.
+        env_config: the task.
+        episodes: how many.
+        seed: other seeds give other episodes.
+        greedy: the most likely action; False: actions are drawn.
+        max_steps: stop after so many steps.
+
+    Raises:
+        ValueError: the task cannot be drawn, or the policy was not made for it.
+    """
+    env = env_config.build(1, seed ^ EVAL_SEED, policy.device)
+    generator = torch.Generator(env.device).manual_seed(seed)
+    try:
+        check_fit(policy, env)
+        state, step = env.reset()
+        action, memory = policy.head.blank(1).to(env.device), policy.initial_memory(1)
+        episode, moment, total, steps = 0, 0, 0.0, 0
+        while episode < episodes and (max_steps is None or steps < max_steps):
+            picture, reward = env.draw(state, 0), float(step.reward) if moment else 0.0
+            inputs = Inputs(step.obs, action, step.reward, step.episode_start, step.trial_start)
+            output, memory = policy.step(inputs, memory)
+            action = policy.head.mode(output.action) if greedy else policy.head.sample(output.action, generator)
+            said = " ".join(
+                f"{number:.2f}" if action.is_floating_point() else str(number) for number in action.flatten().tolist()
+            )
+            frame = Frame(picture, episode, moment, reward, float(output.value), said, memory_strip(memory))
+            yield frame
+            state, step = env.step(state, action)
+            total, moment, steps = total + float(step.reward), moment + 1, steps + 1
+            if bool(step.episode_start):
+                solved = {True: ", solved", False: ", not solved", None: ""}[
+                    bool(step.info["success"]) if "success" in step.info else None
+                ]
+                outcome = f"the episode is over{solved}: return {total:+.2f}"
+                yield replace(frame, step=moment, reward=float(step.reward), action="-", outcome=outcome)
+                episode, moment, total = episode + 1, 0, 0.0
+    finally:
+        env.close()
+
+
+def memory_strip(memory: State, cells: int = 64) -> NDArray[np.float64]:
+    """Return what the memory of the first row holds as at most `cells` numbers in -1..1; empty for an empty memory.
+
+    The floating-point parts stand side by side; each cell is the entry of a stretch of them that is farthest from 0,
+    squashed by x / (1 + |x|), the same for every frame, so that frames can be compared.
+    """
+    held = [part[0].double().flatten().cpu().numpy() for part in parts(memory).values() if part.is_floating_point()]
+    flat = np.nan_to_num(np.concatenate(held)) if held else np.empty(0)
+    if flat.size == 0:
+        return flat
+    stretches = np.array_split(flat, min(cells, flat.size))
+    strongest = np.array([stretch[np.abs(stretch).argmax()] for stretch in stretches])
+    squashed: NDArray[np.float64] = strongest / (1 + np.abs(strongest))
+    return squashed
+
+
+def heat(value: float) -> Colour:
+    """Return the colour of a number in -1..1: blue below zero, near white at it, red above."""
+    end = np.array((200, 40, 40) if value > 0 else (40, 80, 200))
+    red, green, blue = (np.array((244, 244, 244)) + (end - 244) * min(abs(value), 1.0)).astype(int).tolist()
+    return red, green, blue
+
+
+def write_gif(frames: Sequence[Frame], path: Path, *, seconds_per_step: float = 0.25) -> None:
+    """Write frames as an animated GIF: the picture, its caption, the memory.
+
+    Raises:
+        OSError: the file cannot be written.
+        ValueError: there are no frames.
+    """
+    if not frames:
+        raise ValueError("there are no frames to write; play at least one step")
+    rows, columns = (max(shape) for shape in zip(*(_size(frame.picture) for frame in frames), strict=True))
+    images = [_image(frame, rows, columns).quantize(128) for frame in frames]
+    pause = [max(int(1000 * seconds_per_step), 20) * (4 if frame.outcome else 1) for frame in frames]
+    images[0].save(path, format="GIF", save_all=True, append_images=images[1:], duration=pause, loop=0, disposal=1)
+
+
+def _size(picture: Picture) -> tuple[int, int]:
+    return len(picture.cells), max((len(row) for row in picture.cells), default=0)
+
+
+def _image(frame: Frame, rows: int, columns: int) -> Image.Image:
+    scale = max(4, min(32, 480 // max(rows, columns, 1)))
+    width, margin = max(scale * columns, 480), 10
+    font = ImageFont.load_default(size=14)
+    lines = [*_wrapped(frame.picture.caption, font, width), *_wrapped(frame.caption, font, width)]
+    # Two lines are kept for each caption, so that all frames of a film have one size.
+    height = margin + scale * rows + 4 * 20 + 14 + 40 + margin
+    image = Image.new("RGB", (width + 2 * margin, height), BACKGROUND)
+    drawn = Image.fromarray(np.asarray(to_rgb(frame.picture, scale), np.uint8))
+    image.paste(drawn, (margin + (width - drawn.width) // 2, margin))
+    pen = ImageDraw.Draw(image)
+    y = margin + scale * rows + 8
+    for line in lines[:4]:
+        pen.text((margin, y), line, fill=INK, font=font)
+        y += 20
+    y = height - margin - 40
+    held = frame.memory
+    pen.text((margin, y), "memory" if held.size else "memory: empty", fill=PALE, font=font)
+    for i, value in enumerate(held.tolist()):
+        left, right = (margin + width * (i + side) / held.size for side in (0, 1))
+        pen.rectangle((left, y + 20, right - 1, y + 40), fill=heat(value))
+    return image
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines[:2]

@@ -1,0 +1,155 @@
+"""Fresh episodes, played by a policy that no longer learns.
+
+Shapes: B rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from gymnasium import spaces
+
+from ..agents.encoder import Inputs
+from ..agents.policy import Policy
+from ..envs.step import Env, EnvConfig
+
+EVAL_SEED = 0x5EED_0F_E7A1  # keeps evaluation away from the tasks that training with the same seed has seen
+
+
+@dataclass
+class Played:
+    """What was seen in an evaluation: one entry per episode, in no special order.
+
+    Every row plays the same number of trials or more, and only whole ones, so that long episodes are not left out.
+    """
+
+    returns: list[float] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+    """The place of the episode in its trial, from 0."""
+    trials: list[tuple[int, int]] = field(default_factory=list)
+    """The trial of the episode: its row, and its number in the row."""
+    trial_returns: list[float] = field(default_factory=list)
+    info: dict[str, list[float]] = field(default_factory=dict)
+    rates: set[str] = field(default_factory=set)
+    """The names in `info` that are true or false."""
+    steps: int = 0
+    """Steps of each row."""
+
+
+@torch.no_grad()
+def play_episodes(
+    policy: Policy,
+    env_config: EnvConfig,
+    *,
+    episodes: int,
+    seed: int = 0,
+    rows: int | None = None,
+    greedy: bool = True,
+    device: torch.device | str = "cpu",
+    max_steps: int | None = None,
+) -> Played:
+    """Play whole trials until `episodes` episodes have been seen.
+
+    Args:
+        policy: acts; not changed.
+        env_config: the task.
+        episodes: how many at least. Each row plays trials until they hold ceil(episodes / rows) episodes.
+        seed: other seeds give other tasks.
+        rows: side by side; None chooses.
+        greedy: the most likely action; False: actions are drawn.
+        device: where the environments live.
+        max_steps: stop after so many steps of each row; trials that have not ended by then are left out, but for their
+            whole episodes.
+
+    Raises:
+        ValueError: the task shows or takes something else than what the policy was made for.
+    """
+    rows = rows or min(episodes, 256)
+    env = env_config.build(rows, seed ^ EVAL_SEED, device)
+    try:
+        check_fit(policy, env)
+        return _play(
+            policy, env, -(-episodes // rows), torch.Generator(env.device).manual_seed(seed), greedy, max_steps
+        )
+    finally:
+        env.close()
+
+
+def _play(
+    policy: Policy, env: Env, quota: int, generator: torch.Generator, greedy: bool, max_steps: int | None
+) -> Played:
+    played = Played()
+    state, step = env.reset()
+    action_B = policy.head.blank(env.batch).to(env.device)
+    memory = policy.initial_memory(env.batch)
+    return_B, trial_return_B = (torch.zeros(env.batch, dtype=torch.float64, device=env.device) for _ in range(2))
+    length_B, place_B, seen_B, trial_B = (
+        torch.zeros(env.batch, dtype=torch.int64, device=env.device) for _ in range(4)
+    )
+    active_B = torch.ones(env.batch, dtype=torch.bool, device=env.device)
+    while bool(active_B.any()) and (max_steps is None or played.steps < max_steps):
+        inputs = Inputs(step.obs, action_B, step.reward, step.episode_start, step.trial_start)
+        output, memory = policy.step(inputs, memory)
+        action_B = policy.head.mode(output.action) if greedy else policy.head.sample(output.action, generator)
+        state, step = env.step(state, action_B)
+        played.steps += 1
+        return_B += step.reward
+        trial_return_B += step.reward
+        length_B += 1
+        if not bool(step.episode_start.any()):
+            continue
+        counts_B = step.episode_start & active_B
+        played.returns += return_B[counts_B].tolist()
+        played.lengths += length_B[counts_B].tolist()
+        played.places += place_B[counts_B].tolist()
+        played.trials += zip(counts_B.nonzero().squeeze(1).tolist(), trial_B[counts_B].tolist(), strict=True)
+        played.trial_returns += trial_return_B[step.trial_start & active_B].tolist()
+        for name, part in step.info.items():
+            played.info.setdefault(name, []).extend(part[counts_B].double().tolist())
+        played.rates |= {name for name, part in step.info.items() if part.dtype == torch.bool}
+        seen_B += step.episode_start
+        trial_B += step.trial_start
+        active_B = active_B & ~(step.trial_start & (seen_B >= quota))
+        place_B = torch.where(step.trial_start, 0, place_B + step.episode_start)
+        return_B = torch.where(step.episode_start, 0.0, return_B)
+        length_B = torch.where(step.episode_start, 0, length_B)
+        trial_return_B = torch.where(step.trial_start, 0.0, trial_return_B)
+    return played
+
+
+def evaluate(policy: Policy, env_config: EnvConfig, *, episodes: int, seed: int) -> dict[str, float]:
+    """Play greedily and return the means of `return`, `length` and every figure that the task gives, as `success`."""
+    played = play_episodes(policy, env_config, episodes=episodes, seed=seed, device=policy.device)
+    named = {"return": played.returns, "length": [float(n) for n in played.lengths], **played.info}
+    if any(played.places):
+        named["trial_return"] = played.trial_returns
+    return {name: sum(values) / len(values) for name, values in named.items() if values}
+
+
+def check_fit(policy: Policy, env: Env) -> None:
+    """Refuse a task that shows or takes something else than what the policy was made for.
+
+    Raises:
+        ValueError: it does; the message says what.
+    """
+    for what, made_for, found in (
+        ("shows", policy.observation_space, env.observation_space),
+        ("takes", policy.action_space, env.action_space),
+    ):
+        if _form(made_for) != _form(found):
+            raise ValueError(
+                f"{env.config.label} {what} {_form(found)}, and the policy was made for {_form(made_for)}; "
+                "keep the options that change it as they were in training"
+            )
+
+
+def _form(space: spaces.Space[Any]) -> str:
+    """Say what must not differ between two spaces; the bounds of numbers may."""
+    if isinstance(space, spaces.Dict):
+        return "{" + ", ".join(f"{name}: {_form(part)}" for name, part in sorted(space.spaces.items())) + "}"
+    if isinstance(space, spaces.Discrete):
+        return f"{space.n} actions"
+    return f"{space.dtype} of shape {space.shape}"

@@ -1,0 +1,141 @@
+"""Means with intervals: how sure a figure is.
+
+- one evaluation: `bootstrap_mean`, and `wilson` for a rate of independent yes-or-no outcomes;
+- many runs: `interquartile_mean` over tasks and seeds with `stratified_bootstrap`
+  (Agarwal et al. 2021, arXiv 2108.13264, sections 4.1 and 4.3).
+
+Everything is seeded: the same numbers give the same interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from statistics import NormalDist
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+class Interval(NamedTuple):
+    """A figure and the range that it is believed to lie in; the range is NaN where one sample is all there is."""
+
+    value: float
+    low: float
+    high: float
+
+
+def bootstrap_mean(
+    values: Sequence[float],
+    groups: Sequence[Any] | None = None,
+    *,
+    resamples: int = 2_000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Return the mean with its percentile bootstrap interval.
+
+    Args:
+        values: one per sample.
+        groups: samples of one group depend on each other (episodes of one trial), so whole groups are drawn.
+            None: each sample is drawn by itself.
+        resamples: draws.
+        level: the share of draws inside the interval.
+        seed: of the draws.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    x = _numbers(values)
+    if groups is None:
+        sums, counts = x, np.ones_like(x)
+    else:
+        _, index = np.unique(np.asarray(groups), return_inverse=True)
+        sums, counts = np.bincount(index, weights=x), np.bincount(index).astype(np.float64)
+    value = float(x.mean())
+    if len(sums) == 1:
+        return Interval(value, math.nan, math.nan)
+    rng = np.random.default_rng(seed)
+    means = np.empty(resamples)
+    for i in range(resamples):
+        drawn = rng.integers(len(sums), size=len(sums))
+        means[i] = sums[drawn].sum() / counts[drawn].sum()
+    return _percentiles(value, means, level)
+
+
+def wilson(successes: float, trials: int, *, level: float = 0.95) -> Interval:
+    """Return a rate with its score interval, which holds near 0 and 1 too (Wilson 1927, JASA 22:209).
+
+    Raises:
+        ValueError: there are no trials, or the successes do not lie in 0..trials.
+    """
+    if trials < 1 or not 0 <= successes <= trials:
+        raise ValueError(f"{successes} successes in {trials} trials: a rate needs at least 1 trial, and 0..trials")
+    z2 = NormalDist().inv_cdf((1 + level) / 2) ** 2
+    rate = successes / trials
+    middle = (rate + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = math.sqrt(z2 * (rate * (1 - rate) / trials + z2 / (4 * trials**2))) / (1 + z2 / trials)
+    # Rounding must not push the interval past a rate of exactly 0 or 1.
+    return Interval(rate, min(max(middle - half, 0.0), rate), max(min(middle + half, 1.0), rate))
+
+
+def interquartile_mean(values: Array | Sequence[float]) -> float:
+    """Return the mean of the middle half: floor(n / 4) values are left out at either end."""
+    return float(_trimmed(np.sort(_numbers(values))[None])[0])
+
+
+def stratified_bootstrap(
+    scores: Mapping[str, Sequence[float]],
+    *,
+    statistic: Callable[[Array], Array] | None = None,
+    resamples: int = 10_000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Return a statistic over tasks and seeds with its interval: seeds are drawn anew within each task.
+
+    Args:
+        scores: for each task the scores of its runs, one per seed; scores of different tasks must be comparable.
+        statistic: of the scores of all tasks side by side, from (R, N) to (R,); None: the interquartile mean.
+        resamples: R.
+        level: the share of draws inside the interval.
+        seed: of the draws.
+
+    Raises:
+        ValueError: there is no task, or a task without scores.
+    """
+    if not scores:
+        raise ValueError("no task has scores; give at least one")
+    statistic = statistic or _sorted_and_trimmed
+    by_task = [_numbers(values) for values in scores.values()]
+    value = float(statistic(np.concatenate(by_task)[None])[0])
+    if all(len(x) == 1 for x in by_task):
+        return Interval(value, math.nan, math.nan)
+    rng = np.random.default_rng(seed)
+    drawn = [x[rng.integers(len(x), size=(resamples, len(x)))] for x in by_task]
+    return _percentiles(value, statistic(np.concatenate(drawn, axis=1)), level)
+
+
+def _sorted_and_trimmed(scores: Array) -> Array:
+    return _trimmed(np.sort(scores, axis=1))
+
+
+def _trimmed(ordered: Array) -> Array:
+    cut = ordered.shape[1] // 4
+    trimmed: Array = ordered[:, cut : ordered.shape[1] - cut].mean(axis=1)
+    return trimmed
+
+
+def _numbers(values: Array | Sequence[float]) -> Array:
+    numbers = np.asarray(values, np.float64)
+    if numbers.ndim != 1 or numbers.size == 0:
+        raise ValueError(f"values of shape {numbers.shape} came; at least one, in one row, is expected")
+    return numbers
+
+
+def _percentiles(value: float, draws: Array, level: float) -> Interval:
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, float(low), float(high))

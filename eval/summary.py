@@ -1,0 +1,43 @@
+"""What an evaluation found: figures with their intervals."""
+
+from __future__ import annotations
+
+from .protocol import Played
+from .statistics import Interval, bootstrap_mean, wilson
+
+
+def summarise(played: Played) -> dict[str, Interval]:
+    """Return the mean of `return`, `length` and every figure that the task gives, with 95 % intervals.
+
+    The episodes of one trial depend on each other: where trials hold many, whole trials are drawn.
+
+    Raises:
+        ValueError: no episode ended.
+    """
+    if not played.returns:
+        raise ValueError(f"no episode ended within {played.steps} steps of each row; give it more steps")
+    many = any(played.places)
+    groups = [f"{row}/{trial}" for row, trial in played.trials] if many else None
+    named = {name: played.info[name] for name in sorted(played.info, key=lambda name: (name != "success", name))}
+    named = {"return": played.returns, **named, "length": [float(n) for n in played.lengths]}
+    found = {
+        name: wilson(sum(values), len(values)) if name in played.rates and not many else bootstrap_mean(values, groups)
+        for name, values in named.items()
+    }
+    if many and played.trial_returns:
+        found["trial_return"] = bootstrap_mean(played.trial_returns)
+    return found
+
+
+def by_place(played: Played) -> list[dict[str, Interval]]:
+    """Return what the episodes at each place in a trial reached; empty where a trial is one episode."""
+    if not any(played.places):
+        return []
+    columns = {"return": played.returns} | {name: played.info[name] for name in ("success",) if name in played.info}
+    return [
+        {
+            name: bootstrap_mean([value for value, p in zip(values, played.places, strict=True) if p == place])
+            for name, values in columns.items()
+        }
+        for place in range(max(played.places) + 1)
+    ]

@@ -1,0 +1,26 @@
+"""Attention through PyTorch's scaled dot-product attention: the weights are never written to memory.
+
+Shapes: B rows, H heads, T queries, N keys, K width of a head.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def attention(
+    query_BHTK: Tensor,
+    key_BHNK: Tensor,
+    value_BHNK: Tensor,
+    mask_BTN: Tensor,
+    sink: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Return what `reference.attention` returns; the sink is one more key that all see."""
+    if sink is not None:
+        batch = len(key_BHNK)
+        key_B1K, value_B1K = (part.to(key_BHNK.dtype).expand(batch, *part.shape)[:, :, None] for part in sink)
+        key_BHNK, value_BHNK = torch.cat([key_B1K, key_BHNK], 2), torch.cat([value_B1K, value_BHNK], 2)
+        mask_BTN = F.pad(mask_BTN, (1, 0), value=True)
+    return F.scaled_dot_product_attention(query_BHTK, key_BHNK, value_BHNK, attn_mask=mask_BTN[:, None])

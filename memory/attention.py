@@ -1,0 +1,63 @@
+"""What the cores with attention heads share: the options, and the weights of a layer.
+
+Shapes: B rows, P tokens, D features, H heads, K = D / H.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..kernels.attention import angles, rotate
+from .core import MemoryConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadsConfig(MemoryConfig):
+    """The options of a core with attention heads. Its layers are pre-norm blocks with an MLP unless told otherwise."""
+
+    rotary: ClassVar[bool] = False
+
+    residual: Literal["none", "add", "gate"] = "add"
+    """How a layer joins the stream: its output replaces it, is added to it, or enters through a GRU gate (GTrXL)."""
+    mlp: int = 2
+    """Hidden width of the gated MLP after each layer, as a multiple of `width`; 0 for none."""
+    heads: int = 4
+    """Attention heads; they share `width` evenly."""
+
+    def __post_init__(self) -> None:
+        """Refuse heads that cannot share the width, or whose share has no pairs to rotate."""
+        super().__post_init__()
+        if self.heads < 1 or self.width % self.heads:
+            raise ValueError(f"memory {self.name}: {self.heads} heads cannot share a width of {self.width} evenly")
+        if self.rotary and self.width // self.heads % 2:
+            raise ValueError(
+                f"memory {self.name}: a width of {self.width} over {self.heads} heads is {self.width // self.heads} "
+                "per head; rotary positions need an even number"
+            )
+
+
+class Heads(nn.Module):
+    """The weights of an attention layer: queries, keys and values of the tokens, with rotary positions; the way out."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.project = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def forward(self, x_BPD: Tensor, position_BP: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the queries (B, H, P, K), and the keys and values (B, 2, H, P, K) in the type of the weights."""
+        qkv_B3HPK = self.project(x_BPD).unflatten(-1, (3, self.heads, -1)).permute(0, 2, 3, 1, 4)
+        cosine, sine = angles(position_BP[:, None, None], qkv_B3HPK.shape[-1], qkv_B3HPK.dtype)
+        turned_B2HPK = rotate(qkv_B3HPK[:, :2], cosine, sine)
+        kv_B2HPK = torch.cat([turned_B2HPK[:, 1:], qkv_B3HPK[:, 2:]], 1)
+        return turned_B2HPK[:, 0], kv_B2HPK.to(self.out.weight.dtype)
+
+    def join(self, read_BHPK: Tensor) -> Tensor:
+        """Return what the heads have read as one output, (B, P, D)."""
+        y_BPD: Tensor = self.out(read_BHPK.transpose(1, 2).flatten(-2))
+        return y_BPD

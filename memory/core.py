@@ -1,0 +1,158 @@
+"""The contract of a memory core, its state, and the one rule of forgetting.
+
+Shapes: T time, B rows (environments), D features (the core's width).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+# A tensor whose first axis is the batch, or a tuple (named or not, empty or nested) or dictionary of states.
+State = Any
+
+
+class Core(nn.Module, ABC):
+    """What an agent remembers, and how.
+
+    Memory is a value: it goes in and comes out, and the module never keeps or changes one, so a look at a final
+    observation, an evaluation or a second policy cannot disturb a rollout. `step` and `unroll` are one function
+    in two forms; `mnemic.memory.laws` says what they owe each other and checks it for any core.
+
+    Attributes:
+        width: D, the features that go in and come out.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    @abstractmethod
+    def initial_state(self, batch: int) -> State:
+        """Return the memory of `batch` rows that remember nothing, on the device and in the type of the weights."""
+
+    @abstractmethod
+    def step(self, x_BD: Tensor, state: State, start_B: Tensor) -> tuple[Tensor, State]:
+        """Take one step (acting).
+
+        Args:
+            x_BD: the input, (B, D).
+            state: the memory of B rows.
+            start_B: (B,) bool; a row that is true forgets everything before it takes its input.
+
+        Returns:
+            The output (B, D) and the memory after the step.
+        """
+
+    @abstractmethod
+    def unroll(self, x_TBD: Tensor, state: State, start_TB: Tensor) -> tuple[Tensor, State]:
+        """Take T steps at once (learning): what T calls of `step` return, in one differentiable pass.
+
+        Args:
+            x_TBD: the inputs, (T, B, D), T >= 1.
+            state: the memory of B rows before the first input.
+            start_TB: (T, B) bool; true where a row forgets everything before it takes that input.
+
+        Returns:
+            The outputs (T, B, D) and the memory after the last step.
+        """
+
+    def state_bytes(self, steps: int) -> int:
+        """Return the bytes that the memory of one row takes after `steps` steps of a trial.
+
+        Here: the size of a fresh state, for every core whose memory is of fixed size.
+        """
+        return sum(part.numel() * part.element_size() for part in parts(self.initial_state(1)).values())
+
+
+def map_state(function: Callable[..., Tensor], *states: State) -> State:
+    """Apply `function` to the tensors that stand in the same place of each state, and keep the structure."""
+    first = states[0]
+    if isinstance(first, Tensor):
+        return function(*states)
+    if isinstance(first, dict):
+        return {name: map_state(function, *(state[name] for state in states)) for name in first}
+    mapped = [map_state(function, *parts) for parts in zip(*states, strict=True)]
+    return type(first)(*mapped) if hasattr(first, "_fields") else tuple(mapped)
+
+
+def parts(state: State, prefix: str = "") -> dict[str, Tensor]:
+    """Return the tensors of a state by name, as safetensors wants them: `1.key` is the field `key` of part 1."""
+    if isinstance(state, Tensor):
+        return {prefix or "state": state}
+    found: dict[str, Tensor] = {}
+    for name, part in _named(state):
+        found |= parts(part, f"{prefix}.{name}" if prefix else str(name))
+    return found
+
+
+def from_parts(like: State, found: dict[str, Tensor], prefix: str = "") -> State:
+    """Put named tensors back into the structure of `like`: the inverse of `parts`."""
+    if isinstance(like, Tensor):
+        return found[prefix or "state"]
+    restored = {
+        name: from_parts(part, found, f"{prefix}.{name}" if prefix else str(name)) for name, part in _named(like)
+    }
+    if isinstance(like, dict):
+        return restored
+    return type(like)(*restored.values()) if hasattr(like, "_fields") else tuple(restored.values())
+
+
+def _named(state: State) -> Iterable[tuple[Any, State]]:
+    if isinstance(state, dict):
+        return state.items()
+    return zip(getattr(state, "_fields", range(len(state))), state, strict=True)
+
+
+def select(start_B: Tensor, fresh: State, state: State) -> State:
+    """Give the fresh state to the rows that start: the one rule of forgetting of the package."""
+
+    def pick(new: Tensor, old: Tensor) -> Tensor:
+        return torch.where(start_B.view(-1, *[1] * (old.ndim - 1)), new, old)
+
+    return map_state(pick, fresh, state)
+
+
+def rows(state: State, index: Tensor | slice) -> State:
+    """Return the memory of some rows."""
+    return map_state(lambda part: part[index], state)
+
+
+def detach(state: State) -> State:
+    """Return the memory without its gradient history."""
+    return map_state(Tensor.detach, state)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryConfig(ABC):
+    """What every memory core has in common; each core adds its own options in a subclass.
+
+    `name` and `summary` are what `mnemic list memories` and the registry show.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+
+    width: int = 64
+    """Features that go into, through and out of the memory."""
+    depth: int = 1
+    """Layers, one on top of the other."""
+    residual: Literal["none", "add", "gate"] = "none"
+    """How a layer joins the stream: its output replaces it, is added to it, or enters through a GRU gate (GTrXL)."""
+    mlp: int = 0
+    """Hidden width of the gated MLP after each layer, as a multiple of `width`; 0 for none."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that no core can have."""
+        for field, least in (("width", 1), ("depth", 1), ("mlp", 0)):
+            if getattr(self, field) < least:
+                raise ValueError(f"memory {self.name}: {field} is {getattr(self, field)}; it must be at least {least}")
+
+    @abstractmethod
+    def build(self) -> Core:
+        """Make the core, with fresh weights."""

@@ -1,0 +1,121 @@
+"""Layers one on top of the other, and what stands around each: norm, residual or gate, MLP. The same for every core.
+
+Shapes: T time, B rows, D features. The functions of this file take any leading axes before D.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .core import Core, MemoryConfig, State
+
+EPS = 1e-6
+
+
+class GatedMLP(nn.Module):
+    """silu(gate x) * (up x), projected back: the feed-forward part of LLaMA-style blocks, without biases."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(width, hidden, bias=False)
+        self.up = nn.Linear(width, hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., D) to (..., D)."""
+        down: Tensor = self.down(F.silu(self.gate(x)) * self.up(x))
+        return down
+
+
+class GRUGate(nn.Module):
+    """A GRU cell across depth: the stream is its state and the layer's output its input.
+
+    Source: Parisotto et al. 2019, "Stabilizing Transformers for RL" (GTrXL), section 3.2. The bias of 2 on the update
+    gate makes the block close to the identity at the start.
+    """
+
+    def __init__(self, width: int, bias: float = 2.0) -> None:
+        super().__init__()
+        self.of_layer = nn.Linear(width, 3 * width, bias=False)
+        self.of_stream = nn.Linear(width, 2 * width, bias=False)
+        self.of_reset = nn.Linear(width, width, bias=False)
+        self.bias = nn.Parameter(torch.full((width,), bias))
+
+    def forward(self, stream: Tensor, layer: Tensor) -> Tensor:
+        """Merge a layer's output (..., D) into the stream (..., D)."""
+        r_layer, z_layer, h_layer = self.of_layer(layer).chunk(3, -1)
+        r_stream, z_stream = self.of_stream(stream).chunk(2, -1)
+        r, z = torch.sigmoid(r_layer + r_stream), torch.sigmoid(z_layer + z_stream - self.bias)
+        candidate = torch.tanh(h_layer + self.of_reset(r * stream))
+        return (1 - z) * stream + z * candidate
+
+
+class Block(nn.Module):
+    """What stands around one layer: `before` prepares its input, `after` joins its output to the stream.
+
+    Pre-norm (RMSNorm) wherever there is a residual or a gate; with residual "none" and no MLP it is the layer alone.
+    """
+
+    def __init__(self, config: MemoryConfig) -> None:
+        super().__init__()
+        width, self.residual = config.width, config.residual
+        self.norm = nn.Identity() if config.residual == "none" else nn.RMSNorm(width, eps=EPS)
+        self.gate = GRUGate(width) if config.residual == "gate" else None
+        self.mlp = (
+            nn.Sequential(nn.RMSNorm(width, eps=EPS), GatedMLP(width, config.mlp * width)) if config.mlp else None
+        )
+        self.mlp_gate = GRUGate(width) if config.mlp and config.residual == "gate" else None
+
+    def before(self, stream: Tensor) -> Tensor:
+        """Return what the layer takes in, (..., D)."""
+        prepared: Tensor = self.norm(stream)
+        return prepared
+
+    def after(self, stream: Tensor, layer: Tensor) -> Tensor:
+        """Return the stream after the layer and its MLP, (..., D)."""
+        stream = self._join(stream, layer, self.gate)
+        return stream if self.mlp is None else self._join(stream, self.mlp(stream), self.mlp_gate)
+
+    def _join(self, stream: Tensor, layer: Tensor, gate: GRUGate | None) -> Tensor:
+        if gate is not None:
+            merged: Tensor = gate(stream, F.relu(layer))
+            return merged
+        return stream + layer if self.residual == "add" else layer
+
+
+class Stack(Core):
+    """Layers, each a core with a memory of its own; the state is a tuple with the state of each."""
+
+    def __init__(self, config: MemoryConfig, layers: Sequence[Core]) -> None:
+        super().__init__(config.width)
+        self.layers = nn.ModuleList(layers)
+        self.blocks = nn.ModuleList(Block(config) for _ in layers)
+        self.norm = nn.Identity() if config.residual == "none" else nn.RMSNorm(config.width, eps=EPS)
+
+    def initial_state(self, batch: int) -> State:
+        """Return the fresh memory of every layer."""
+        return tuple(layer.initial_state(batch) for layer in self.layers)  # type: ignore[operator]
+
+    def step(self, x_BD: Tensor, state: State, start_B: Tensor) -> tuple[Tensor, State]:
+        """Take one step through all layers."""
+        return self._run("step", x_BD, state, start_B)
+
+    def unroll(self, x_TBD: Tensor, state: State, start_TB: Tensor) -> tuple[Tensor, State]:
+        """Take T steps, layer after layer."""
+        return self._run("unroll", x_TBD, state, start_TB)
+
+    def state_bytes(self, steps: int) -> int:
+        """Return the sum over the layers."""
+        return sum(layer.state_bytes(steps) for layer in self.layers)  # type: ignore[operator,misc]
+
+    def _run(self, form: str, x: Tensor, state: State, start: Tensor) -> tuple[Tensor, State]:
+        after = []
+        for layer, block, part in zip(self.layers, self.blocks, state, strict=True):
+            y, part = getattr(layer, form)(block.before(x), part, start)  # type: ignore[operator]
+            x = block.after(x, y)  # type: ignore[operator]
+            after.append(part)
+        return self.norm(x), tuple(after)

@@ -1,0 +1,124 @@
+"""A causal transformer whose keys and values are its memory: a ring of slots per row, each row at its own step.
+
+Time in this file is counted from the first input of the call (0); what lies in the ring has a negative time.
+Shapes: T time, B rows, D features, H heads, K = D / H, S slots of the ring, N = S + T keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..kernels.attention import attention
+from .attention import Heads, HeadsConfig
+from .core import Core, select
+from .stack import Stack
+
+
+class Ring(NamedTuple):
+    """The last steps of a row's trial. Step p of the trial lies in slot p mod S; slots without a step are 0."""
+
+    kv_B2HSK: Tensor
+    """(B, 2, H, S, K): keys, rotated by their step of the trial, and values."""
+    seen_B: Tensor
+    """(B,) int64: steps of the trial so far."""
+
+
+class AttentionLayer(Core):
+    """Masked attention of each step to itself and the steps of its own trial before it, as far as the ring reaches.
+
+    Source: Vaswani et al. 2017 with rotary positions (arXiv 2104.09864), counted from the start of the trial; the sink
+    is the Sink-KV of ReLIC (Elawady et al. 2024, arXiv 2410.02751), which has no position: its key is not rotated.
+    """
+
+    def __init__(self, width: int, heads: int, context: int, sink: Literal["none", "kv0", "kv"] = "none") -> None:
+        super().__init__(width)
+        self.context = context
+        self.weights = Heads(width, heads)
+        shape = (heads, width // heads)
+        self.sink_key = None if sink == "none" else nn.Parameter(torch.zeros(shape))
+        self.sink_value = nn.Parameter(torch.zeros(shape)) if sink == "kv" else None
+
+    def initial_state(self, batch: int) -> Ring:
+        """Return an empty ring."""
+        weight, heads = self.weights.out.weight, self.weights.heads
+        kv_B2HSK = weight.new_zeros(batch, 2, heads, self.context, self.width // heads)
+        return Ring(kv_B2HSK, torch.zeros(batch, dtype=torch.int64, device=weight.device))
+
+    def step(self, x_BD: Tensor, state: Ring, start_B: Tensor) -> tuple[Tensor, Ring]:
+        """Write the step into its slot and attend to the ring."""
+        kv_B2HSK, seen_B = select(start_B, self.initial_state(1), state)
+        query_BH1K, new_B2H1K = self.weights(x_BD[:, None], seen_B[:, None])
+        slot_B = seen_B % self.context
+        # `select` has made a copy, so that the state that came in stays as it is.
+        kv_B2HSK.scatter_(3, slot_B.view(-1, 1, 1, 1, 1).expand_as(new_B2H1K), new_B2H1K)
+        age_BS = (slot_B[:, None] - self._slots(x_BD)) % self.context
+        y_BD = self._read(query_BH1K, kv_B2HSK, (age_BS <= seen_B[:, None])[:, None])[:, 0]
+        return y_BD, Ring(kv_B2HSK, seen_B + 1)
+
+    def unroll(self, x_TBD: Tensor, state: Ring, start_TB: Tensor) -> tuple[Tensor, Ring]:
+        """Attend from all T steps at once to the ring and to each other."""
+        steps, context = len(x_TBD), self.context
+        ring_B2HSK, seen_B = select(start_TB[0], self.initial_state(1), state)
+        time_T, slot_S = torch.arange(steps, device=x_TBD.device), self._slots(x_TBD)
+
+        # When the trial of each step began: at a start of this window, or `seen` steps before it.
+        begun_BT = torch.where(start_TB.t(), time_T, -1).cummax(1).values
+        begun_BT = torch.where(begun_BT < 0, -seen_B[:, None], begun_BT)
+        query_BHTK, window_B2HTK = self.weights(x_TBD.transpose(0, 1), time_T - begun_BT)
+
+        ring_time_BS = -1 - (seen_B[:, None] - 1 - slot_S) % context
+        key_time_B1N = torch.cat([ring_time_BS, time_T.expand(len(seen_B), -1)], 1)[:, None]
+        first_BT1 = torch.maximum(begun_BT, time_T - context + 1)[..., None]
+        mask_BTN = (key_time_B1N >= first_BT1) & (key_time_B1N <= time_T[:, None])
+        y_BTD = self._read(query_BHTK, torch.cat([ring_B2HSK, window_B2HTK], 3), mask_BTN)
+
+        # What each slot holds after the window: a step of the window, a step that was there before, or nothing.
+        begun_B, seen_B = begun_BT[:, -1], steps - begun_BT[:, -1]
+        held_BS = steps - 1 - (seen_B[:, None] - 1 - slot_S) % context
+        held_B2HSK = held_BS.clamp(0).view(-1, 1, 1, context, 1).expand_as(ring_B2HSK)
+        moved_B2HSK = torch.where(_over(held_BS >= 0), window_B2HTK.gather(3, held_B2HSK), ring_B2HSK)
+        kept_B2HSK = torch.where(_over(held_BS >= begun_B[:, None]), moved_B2HSK, 0)
+        return y_BTD.transpose(0, 1), Ring(kept_B2HSK, seen_B)
+
+    def _slots(self, like: Tensor) -> Tensor:
+        return torch.arange(self.context, device=like.device)
+
+    def _read(self, query_BHTK: Tensor, kv_B2HNK: Tensor, mask_BTN: Tensor) -> Tensor:
+        sink = None
+        if self.sink_key is not None:
+            value_HK = torch.zeros_like(self.sink_key) if self.sink_value is None else self.sink_value
+            sink = (self.sink_key, value_HK)
+        return self.weights.join(attention(query_BHTK, kv_B2HNK[:, 0], kv_B2HNK[:, 1], mask_BTN, sink))
+
+
+def _over(mask_BS: Tensor) -> Tensor:
+    """Spread a mask of slots over keys and values, heads and features."""
+    return mask_BS[:, None, None, :, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig(HeadsConfig):
+    """Full attention over the last steps of the trial, with rotary positions."""
+
+    name: ClassVar[str] = "transformer"
+    summary: ClassVar[str] = "causal attention over the last `context` steps of the trial, with a key-value cache"
+    rotary: ClassVar[bool] = True
+
+    context: int = 64
+    """Steps that a query sees, itself included; as many as a trial has, or more, is full context."""
+    sink: Literal["none", "kv0", "kv"] = "none"
+    """A learned key that every query may look at instead of the past: none, with value 0 (ReLIC), or a learned one."""
+
+    def __post_init__(self) -> None:
+        """Refuse a context that does not hold the step itself."""
+        super().__post_init__()
+        if self.context < 1:
+            raise ValueError(f"memory {self.name}: context is {self.context}; it must be at least 1, the step itself")
+
+    def build(self) -> Core:
+        """Make the core."""
+        return Stack(self, [AttentionLayer(self.width, self.heads, self.context, self.sink) for _ in range(self.depth)])

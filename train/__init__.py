@@ -1,0 +1,1 @@
+"""Training: configurations, recipes, the PPO loop, run folders."""

@@ -1,0 +1,157 @@
+"""Steps per second of training, end to end, beside another project: same task, same LSTM width, same machine, one run.
+
+Both sides learn the recipe's task with its rows, window, epochs and minibatches. They take turns, and the ratio is taken
+turn by turn, so that a machine whose speed drifts does not decide it. The peer gets its environments in two ways: its own
+usual one (one Gymnasium environment per row, side by side in one process) and our batched one, which costs it nothing.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+
+from ..envs.endless_tmaze import EndlessTMazeConfig
+from ..memory.rnn import LSTMConfig
+from .config import TrainConfig
+from .ppo import learn
+from .recipes import endless_tmaze_lstm
+from .rollout import collect
+from .run import Training
+
+Peer = Literal["sb3", "torchrl"]
+Turn = Callable[[], float]  # trains for one turn and returns its steps per second
+
+
+@dataclass(frozen=True)
+class Line:
+    """One side of the comparison."""
+
+    name: str
+    steps_per_second: float
+    ours_over_it: float  # median over the turns of ours divided by this one
+
+
+def bench_train(peer: Peer, *, turns: int = 3, windows: int = 2, rows: int | None = None) -> list[Line]:
+    """Train in turns and return a line for us and one for each way of running the peer.
+
+    Args:
+        peer: `sb3` (sb3-contrib's RecurrentPPO) or `torchrl` (its collector, LSTMModule, GAE and ClipPPOLoss).
+        turns: how often each side comes on; the first turn of each is a warm-up and not counted.
+        windows: windows of acting and learning in a turn.
+        rows: environments side by side; None: as in the recipe.
+
+    Raises:
+        ValueError: the peer is not installed.
+    """
+    config = endless_tmaze_lstm()
+    config = replace(config, ppo=replace(config.ppo, rows=rows or config.ppo.rows))
+    sides: dict[str, Turn] = {"mnemic": ours(config, 10 * windows)}
+    try:
+        if peer == "sb3":
+            sides |= sb3_turns(config, windows)
+        else:
+            sides |= torchrl_turns(config, windows)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{error.name} is not installed; `pip install 'mnemic[bench]'` brings the peers") from None
+    seen: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(turns + 1):
+        for name, turn in sides.items():
+            seen[name].append(turn())
+    counted = {name: rates[1:] for name, rates in seen.items()}
+    return [
+        Line(
+            name,
+            statistics.median(rates),
+            statistics.median(a / b for a, b in zip(counted["mnemic"], rates, strict=True)),
+        )
+        for name, rates in counted.items()
+    ]
+
+
+def machine() -> str:
+    """Return the machine in words."""
+    return f"{torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}"
+
+
+def ours(config: TrainConfig, windows: int) -> Turn:
+    """Return a turn of our own trainer."""
+    training = Training(config)
+
+    def turn() -> float:
+        began = time.perf_counter()
+        for _ in range(windows):
+            window, training.acting = collect(
+                training.env,
+                training.policy,
+                training.acting,
+                config.ppo.window,
+                training.sampling,
+                config.ppo.cut_returns,
+            )
+            learn(
+                config.ppo,
+                training.policy,
+                training.optimizer,
+                window,
+                training.shuffling,
+                remaining=1.0,
+                precision=torch.float32,
+            )
+            training.meter.update(window)
+        return windows * config.ppo.batch_steps / (time.perf_counter() - began)
+
+    return turn
+
+
+def sb3_turns(config: TrainConfig, windows: int) -> dict[str, Turn]:
+    """Return turns of RecurrentPPO with one LSTM, shared by actor and critic as ours is."""
+    import gymnasium
+    from sb3_contrib import RecurrentPPO
+    from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+    from .sb3 import BatchedVecEnv
+
+    ppo, env, width = config.ppo, config.env, config.memory.width
+
+    def turns_of(rows: VecEnv) -> Turn:
+        model = RecurrentPPO(
+            "MlpLstmPolicy",
+            rows,
+            n_steps=ppo.window,
+            batch_size=ppo.batch_steps // ppo.minibatches,
+            n_epochs=ppo.epochs,
+            learning_rate=ppo.learning_rate,
+            gamma=ppo.gamma,
+            gae_lambda=ppo.gae_lambda,
+            ent_coef=ppo.entropy_weight,
+            max_grad_norm=ppo.max_grad_norm,
+            policy_kwargs={
+                "lstm_hidden_size": width,
+                "shared_lstm": True,
+                "enable_critic_lstm": False,
+                "net_arch": [],
+            },
+            device="cpu",
+        )
+
+        def turn() -> float:
+            began = time.perf_counter()
+            model.learn(windows * ppo.batch_steps, reset_num_timesteps=False)
+            return windows * ppo.batch_steps / (time.perf_counter() - began)
+
+        return turn
+
+    options = config_to_dict(env)
+    twin = to_gymnasium_id(options.pop("name"))
+    return {
+        "sb3-contrib RecurrentPPO, one environment per row": turns_of(
+            DummyVecEnv([lambda: gymnasium.make(twin, **options) for _ in range(ppo.rows)])
+        ),
+        "sb3-contrib RecurrentPPO, our batched environment": turns_of(BatchedVecEnv(env.build(ppo.rows, config.seed))),
+    }

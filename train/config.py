@@ -1,0 +1,164 @@
+"""The configuration of a run: frozen, complete, and the only thing that a run depends on."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from ..agents.encoder import EncoderConfig
+from ..agents.losses import LossConfig
+from ..envs import config_from_dict as env_from_dict
+from ..envs import config_to_dict as env_to_dict
+from ..envs.endless_tmaze import EndlessTMazeConfig
+from ..envs.step import EnvConfig
+from ..memory import config_from_dict as memory_from_dict
+from ..memory import config_to_dict as memory_to_dict
+from ..memory.core import MemoryConfig
+from ..memory.rnn import LSTMConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOConfig(LossConfig):
+    """Proximal policy optimisation over recurrent windows."""
+
+    rows: int = 256
+    """Environments that run side by side."""
+    window: int = 64
+    """Steps between two updates, and so the reach of the gradient through time; memory reaches further."""
+    epochs: int = 3
+    """Passes over each window."""
+    minibatches: int = 4
+    """Parts of a pass; each holds whole rows, from the memory at the start of the window."""
+    learning_rate: float = 1e-3
+    """Step size of Adam at the start."""
+    schedule: Literal["constant", "linear"] = "linear"
+    """How the step size (and the entropy weight) goes from its first value: stays, or falls in a line to the last."""
+    final_learning_rate: float = 0.0
+    """Step size at the end of a linear schedule."""
+    adam_epsilon: float = 1e-5
+    """Epsilon of Adam."""
+    max_grad_norm: float = 0.5
+    """Longer gradients are shortened to this norm."""
+    gamma: float = 0.99
+    """Discount of a step."""
+    gae_lambda: float = 0.95
+    """How far an advantage looks ahead before it trusts the value."""
+    cut_returns: bool = True
+    """Returns end with the episode. False: they end with the trial, so what an episode teaches the next one counts."""
+    target_kl: float = 0.0
+    """Stop the passes over a window once the policy has moved this far (approx_kl); 0 for never."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained with."""
+        for name in ("rows", "window", "epochs", "minibatches"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"ppo: {name} is {getattr(self, name)}; it must be at least 1")
+        if self.rows % self.minibatches:
+            raise ValueError(
+                f"ppo: {self.rows} rows do not divide into {self.minibatches} minibatches; "
+                "make rows a multiple of minibatches"
+            )
+        for name in ("gamma", "gae_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"ppo: {name} is {getattr(self, name)}; it must lie in 0..1")
+        for name in ("learning_rate", "adam_epsilon", "max_grad_norm", "clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"ppo: {name} is {getattr(self, name)}; it must be above 0")
+        for name in ("final_learning_rate", "target_kl", "value_clip", "value_weight"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"ppo: {name} is {getattr(self, name)}; it must be at least 0")
+
+    @property
+    def batch_steps(self) -> int:
+        """Environment steps in one window."""
+        return self.rows * self.window
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Greedy evaluation on fresh episodes while training goes on."""
+
+    every: int = 10
+    """Updates between two evaluations; 0 for none."""
+    episodes: int = 200
+    """Fresh episodes in an evaluation."""
+    stop_at: float = 0.0
+    """End the run once this success rate is seen in an evaluation and confirmed in a second, larger one; 0: never."""
+    confirm_episodes: int = 1000
+    """Fresh episodes in the evaluation that confirms."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be played."""
+        for name, least in (("every", 0), ("episodes", 1), ("confirm_episodes", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"evaluation: {name} is {getattr(self, name)}; it must be at least {least}")
+        if not 0 <= self.stop_at <= 1:
+            raise ValueError(f"evaluation: stop_at is {self.stop_at}; it must lie in 0..1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that a run depends on."""
+
+    env: EnvConfig = field(default_factory=EndlessTMazeConfig)
+    """The task and its options."""
+    memory: MemoryConfig = field(default_factory=LSTMConfig)
+    """The memory core and its options."""
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    """What the policy is told, and its first layers."""
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    """How it learns."""
+    evaluation: EvalConfig = field(default_factory=EvalConfig)
+    """How it is looked at while it learns."""
+    steps: int = 2_000_000
+    """Environment steps of the run."""
+    seed: int = 0
+    """Decides everything that is random."""
+    device: str = "cpu"
+    """cpu, cuda, cuda:1, ..."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the learning pass; bfloat16 is meant for GPUs."""
+    checkpoint_seconds: float = 60.0
+    """Seconds between two checkpoints; there is always one at the end."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints to keep."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be run."""
+        if self.steps < 1:
+            raise ValueError(f"steps is {self.steps}; it must be at least 1")
+        if self.keep_checkpoints < 1:
+            raise ValueError(f"keep_checkpoints is {self.keep_checkpoints}; it must be at least 1")
+        if not self.checkpoint_seconds >= 0:
+            raise ValueError(f"checkpoint_seconds is {self.checkpoint_seconds}; it must be at least 0")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is {self.seed}; it must lie in 0..2^63-1")
+
+    @property
+    def updates(self) -> int:
+        """Windows in the run: the last one may pass `steps`."""
+        return -(-self.steps // self.ppo.batch_steps)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for config.json."""
+        return asdict(self) | {"env": env_to_dict(self.env), "memory": memory_to_dict(self.memory)}
+
+    @classmethod
+    def from_dict(cls, found: dict[str, Any]) -> TrainConfig:
+        """Return the configuration that `to_dict` gave.
+
+        Raises:
+            ValueError: a field is missing, unknown or out of range.
+        """
+        try:
+            parts = dict(found)
+            return cls(
+                env=env_from_dict(parts.pop("env")),
+                memory=memory_from_dict(parts.pop("memory")),
+                encoder=EncoderConfig(**parts.pop("encoder")),
+                ppo=PPOConfig(**parts.pop("ppo")),
+                evaluation=EvalConfig(**parts.pop("evaluation")),
+                **parts,
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the configuration does not fit this version of mnemic: {error}") from None

@@ -1,0 +1,102 @@
+"""Learning: PPO over one window of acting.
+
+Departures from Schulman et al. 2017 (arXiv 1707.06347):
+
+1. Minibatches are whole rows, unrolled from the memory that acting had at the start of the window; it is as old as
+   the window, and no gradient reaches beyond it.
+2. Generalised advantages (arXiv 1506.02438) with `terminated` and `truncated` apart; with `cut_returns` false they run
+   through episode ends to the end of the trial, as meta-RL wants.
+3. Actor and critic share encoder and memory. Gradient norm is clipped, Adam's step size follows a schedule, the value
+   may be clipped, and the passes over a window stop early once the policy has moved too far.
+
+Shapes: T time, B rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+from torch import Tensor
+
+from ..agents.losses import ppo_loss
+from ..agents.policy import Policy
+from ..kernels.gae import gae
+from ..memory.core import detach
+from .config import PPOConfig
+from .rollout import Window, rows_of
+
+
+class DivergedError(RuntimeError):
+    """The loss or its gradient is no longer a number."""
+
+
+def advantages(config: PPOConfig, window: Window) -> Tensor:
+    """Return the advantage of every action of a window, (T, B)."""
+    done = window.terminated_next | window.truncated_next
+    over = done if config.cut_returns else window.trial_over_next
+    terminated = window.terminated_next & over
+    return gae(window.reward_next, window.value, window.value_next, terminated, over, config.gamma, config.gae_lambda)
+
+
+def learn(
+    config: PPOConfig,
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    window: Window,
+    generator: torch.Generator,
+    *,
+    remaining: float,
+    precision: torch.dtype,
+) -> dict[str, float]:
+    """Improve the policy on one window and return the figures of the last pass.
+
+    Args:
+        config: how to learn.
+        policy: changed in place.
+        optimizer: of the policy's parameters.
+        window: what acting left.
+        generator: decides which rows meet in a minibatch.
+        remaining: the share of the run that lies ahead, 1 to 0, which a schedule follows.
+        precision: float32, or bfloat16 for the unroll.
+
+    Raises:
+        DivergedError: a loss or gradient is not finite; the policy is as it was before that step.
+    """
+    share = remaining if config.schedule == "linear" else 1.0
+    rate = config.final_learning_rate + share * (config.learning_rate - config.final_learning_rate)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    parameters = list(policy.parameters())
+    advantage_TB = advantages(config, window)
+    mixed = torch.autocast(policy.device.type, precision) if precision != torch.float32 else contextlib.nullcontext()
+    passes = 0
+    for _ in range(config.epochs):
+        order = torch.randperm(config.rows, generator=generator, device=generator.device).to(policy.device)
+        figures: list[dict[str, Tensor]] = []
+        for index in order.chunk(config.minibatches):
+            part = rows_of(window, index)
+            with mixed:
+                output, _ = policy.unroll(part.inputs, detach(part.memory))
+            loss = ppo_loss(
+                config,
+                log_prob=policy.head.log_prob(output.action, part.action),
+                entropy=policy.head.entropy(output.action),
+                value=output.value,
+                old_log_prob=part.log_prob,
+                old_value=part.value,
+                advantage=advantage_TB[:, index],
+                entropy_weight=share * config.entropy_weight,
+            )
+            optimizer.zero_grad(set_to_none=True)
+            loss.total.backward()  # type: ignore[no-untyped-call]
+            norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+            if not bool(torch.isfinite(norm + loss.total.detach())):
+                raise DivergedError(f"the loss is {loss.total.item()} and its gradient has norm {norm.item()}")
+            optimizer.step()
+            figures.append(loss.figures | {"grad_norm": norm})
+        passes += 1
+        mean = {name: float(torch.stack([f[name] for f in figures]).mean()) for name in figures[0]}
+        if config.target_kl and mean["approx_kl"] > config.target_kl:
+            break
+    return mean | {"passes": float(passes), "learning_rate": rate}

@@ -1,0 +1,182 @@
+"""A run folder and what a run resumes from.
+
+- `config.json`: the whole configuration;
+- `metrics.jsonl`, `events.*`: what was logged;
+- `checkpoints/<steps>/policy`: the agent;
+- `checkpoints/<steps>/training_state`: everything else that the run goes on from;
+- `checkpoints/last`: a link to the newest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..agents.checkpoint import CheckpointError, policy_contents, read, write
+from ..agents.policy import Policy
+from ..memory.core import from_parts, parts
+from .config import TrainConfig
+from .episodes import EpisodeMeter
+from .rollout import Acting, start
+
+
+class RunFolder:
+    """The files of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+
+    @classmethod
+    def create(cls, path: Path, config: TrainConfig) -> RunFolder:
+        """Make the folder of a new run.
+
+        Raises:
+            ValueError: something stands there already; a run is never overwritten.
+        """
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            raise ValueError(
+                f"{path} exists and is not overwritten; choose another folder with --run, "
+                f"or go on with `mnemic resume {path}`"
+            ) from None
+        text = json.dumps(config.to_dict(), indent=2)
+        partial = path / ".config.json"
+        partial.write_text(text + "\n")
+        os.replace(partial, path / "config.json")
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> tuple[RunFolder, TrainConfig]:
+        """Open the folder of a run, and read its configuration.
+
+        Raises:
+            ValueError: it is no run folder, or its configuration cannot be read.
+        """
+        file = path / "config.json"
+        if not file.is_file():
+            raise ValueError(f"{path} is not a run folder: it has no config.json")
+        try:
+            found = json.loads(file.read_text())
+        except ValueError as error:
+            raise ValueError(f"{file} is damaged: not JSON ({error})") from None
+        return cls(path), TrainConfig.from_dict(found)
+
+    def begun(self) -> bool:
+        """Say whether there is anything to go on from: a run killed before its first checkpoint has nothing."""
+        metrics = self.path / "metrics.jsonl"
+        return bool(self._steps()) or (metrics.is_file() and metrics.stat().st_size > 0)
+
+    def last(self) -> Path:
+        """Return the newest whole checkpoint.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        steps = self._steps()
+        if not steps:
+            raise CheckpointError(f"{self.path} has no checkpoint yet")
+        return self.checkpoints / str(steps[-1])
+
+    def save(self, training: Training, keep: int) -> Path:
+        """Write a checkpoint, point `last` to it and drop all but the newest `keep`.
+
+        Raises:
+            OSError: the disk is full or not writable; the earlier checkpoints are untouched.
+        """
+        for left in self.checkpoints.glob(".partial-*"):  # by a run that was killed while it wrote
+            shutil.rmtree(left)
+        folder = self.checkpoints / str(training.steps)
+        if not folder.is_dir():  # a run comes to a step once: what stands there is this state
+            write(folder, {"policy": policy_contents(training.policy), "training_state": training.contents()})
+        link = self.checkpoints / ".last"
+        link.unlink(missing_ok=True)
+        link.symlink_to(folder.name)
+        os.replace(link, self.checkpoints / "last")
+        for step in self._steps()[:-keep]:
+            shutil.rmtree(self.checkpoints / str(step))
+        return folder
+
+    def _steps(self) -> list[int]:
+        return sorted(int(path.name) for path in self.checkpoints.glob("[0-9]*") if path.name.isdecimal())
+
+
+class Training:
+    """Everything that a run goes on from, between two updates."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        """Begin a run: the seed decides the weights, the tasks, the actions and the minibatches."""
+        self.config = config
+        device = torch.device(config.device)
+        torch.manual_seed(config.seed)
+        self.env = config.env.build(config.ppo.rows, config.seed, device)
+        self.policy = Policy(config.encoder, config.memory, self.env.observation_space, self.env.action_space).to(
+            device
+        )
+        self.optimizer = torch.optim.Adam(
+            self.policy.parameters(), config.ppo.learning_rate, eps=config.ppo.adam_epsilon, fused=True
+        )
+        self.acting: Acting = start(self.env, self.policy)
+        self.sampling = torch.Generator(device).manual_seed(config.seed)
+        self.shuffling = torch.Generator().manual_seed(config.seed)
+        self.meter = EpisodeMeter(config.ppo.rows)
+        self.updates = 0
+        self.seconds = 0.0
+        self.figures: dict[str, float] = {}  # the last evaluation
+
+    @property
+    def steps(self) -> int:
+        """Environment steps taken."""
+        return self.updates * self.config.ppo.batch_steps
+
+    def contents(self) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+        """Return what a checkpoint stores beside the policy."""
+        tensors = {
+            "random.sampling": self.sampling.get_state(),
+            "random.shuffling": self.shuffling.get_state(),
+            "random.global": torch.get_rng_state(),
+        }
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": part for name, part in state.items()}
+        if self.env.resumable:
+            tensors |= parts(self.acting, "acting")
+            tensors |= {f"meter.{name}": part for name, part in self.meter.state.items()}
+        data = {"updates": self.updates, "seconds": self.seconds, "figures": self.figures}
+        return "training state", data, tensors
+
+    def restore(self, checkpoint: Path) -> None:
+        """Go on from a checkpoint of the same configuration.
+
+        An environment that lives in other processes cannot be restored: its episodes begin anew.
+
+        Raises:
+            CheckpointError: the checkpoint cannot be used; the message says why.
+        """
+        data, tensors = read(checkpoint / "training_state", "training state")
+        _, weights = read(checkpoint / "policy", "policy")
+        try:
+            self.policy.load_state_dict(weights)
+            saved = self.optimizer.state_dict()
+            for key, part in tensors.items():
+                if key.startswith("optimizer."):
+                    _, index, name = key.split(".")
+                    saved["state"].setdefault(int(index), {})[name] = part
+            self.optimizer.load_state_dict(saved)
+            self.sampling.set_state(tensors["random.sampling"])
+            self.shuffling.set_state(tensors["random.shuffling"])
+            torch.set_rng_state(tensors["random.global"])
+            if self.env.resumable:
+                on_device = {key: part.to(self.env.device) for key, part in tensors.items() if key.startswith("acting")}
+                self.acting = from_parts(self.acting, on_device, "acting")
+                self.meter.state = {name: tensors[f"meter.{name}"] for name in self.meter.state}
+            self.updates, self.seconds, self.figures = data["updates"], data["seconds"], data["figures"]
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"{checkpoint} does not fit the configuration of its run: {reason}") from None
