@@ -46,6 +46,7 @@ def write(folder: Path, contents: dict[str, tuple[str, dict[str, Any], dict[str,
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.parent / f".partial-{folder.name}-{os.getpid()}"
+    replaced = partial.with_name(f"{partial.name}-replaced")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         for name, (kind, data, tensors) in contents.items():
@@ -58,15 +59,15 @@ def write(folder: Path, contents: dict[str, tuple[str, dict[str, Any], dict[str,
             _write_synced(partial / name / DATA, json.dumps(head | digests | {"data": data}, indent=1).encode())
             _sync_folder(partial / name)
         _sync_folder(partial)
-        replaced = partial.with_name(f"{partial.name}-replaced")
-        if folder.exists():  # in two steps, so that no half of it stands under its name
+        if folder.exists():  # moved aside, so that no half of it ever stands under its name
             folder.rename(replaced)
         partial.rename(folder)
         _sync_folder(folder.parent)
-        shutil.rmtree(replaced, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    finally:
+        if replaced.exists() and not folder.exists():
+            replaced.rename(folder)
+        for left in (partial, replaced):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def read(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from ..envs import ENVS
 from ..envs import make_config as make_env
+from ..envs.from_gymnasium import GymConfig
 from ..envs.step import EnvConfig
 from ..memory import MEMORIES
 from ..memory import make_config as make_memory
@@ -16,12 +17,11 @@ from ..train.recipes import RECIPES
 from .names import by_likeness, choose
 
 GYM = "gym:"
-GYM_SUMMARY = "any Gymnasium environment, as gym:MiniGrid-MemoryS7-v0"
 
 
 def envs() -> dict[str, str]:
     """Return the environments."""
-    return {name: kind.summary for name, kind in ENVS.items() if name != "gym"} | {"gym:ID": GYM_SUMMARY}
+    return {name: kind.summary for name, kind in ENVS.items()} | {f"{GYM}ID": GymConfig.summary}
 
 
 def memories() -> dict[str, str]:
@@ -45,7 +45,7 @@ def env_config(name: str) -> EnvConfig:
     """
     if name.startswith(GYM) and name != GYM:
         return make_env(name)
-    return make_env(choose("environment", name, [n for n in envs() if n != "gym:ID"], more=f"or {GYM_SUMMARY}"))
+    return make_env(choose("environment", name, ENVS, more=f"or {GymConfig.summary}"))
 
 
 def memory_config(name: str) -> MemoryConfig:

@@ -32,7 +32,7 @@ def take(argv: list[str], flag: str) -> tuple[str | None, list[str]]:
         if word == flag:
             value = next(words, None)
             if value is None or value.startswith("--"):
-                raise ValueError(f"{flag} needs a value, as in `{flag} {flag.lstrip('-').upper()}`")
+                raise ValueError(f"{flag} needs a value; `mnemic train --help` lists what it takes")
         elif word.startswith(f"{flag}="):
             value = word.partition("=")[2]
         else:

@@ -73,6 +73,8 @@ def play(argv: list[str]) -> int:
         path = Path(options.gif)
         if path.suffix.lower() != ".gif":
             raise ValueError(f"--gif takes a name that ends in .gif, {options.gif!r} came")
+        if not path.parent.is_dir():  # said before minutes of play, not after
+            raise ValueError(f"--gif {path}: the folder {path.parent} is not there; make it first")
         shown = list(frames)
         write_gif(shown, path, seconds_per_step=options.delay)
         print(f"{path}: {len(shown)} frames")
@@ -94,14 +96,10 @@ def _show(frames: Iterable[Frame], delay: float) -> None:
 
 
 def _drawn(frame: Frame) -> Group:
-    picture = Text("\n").join(
-        Text.assemble(*((cell.glyph, f"rgb({','.join(map(str, cell.colour))})") for cell in row))
-        for row in frame.picture.cells
-    )
     strip = Text("memory ")
     for value in frame.memory.tolist():
         strip.append(" ", f"on rgb({','.join(map(str, heat(value)))})")
-    return Group(picture, Text(frame.picture.caption), Text(frame.caption), strip)
+    return Group(Text.from_ansi(to_text(frame.picture, colour=True)), Text(frame.caption), strip)
 
 
 def _shaded(frame: Frame) -> str:

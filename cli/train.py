@@ -64,7 +64,7 @@ def _configure(argv: list[str]) -> tuple[TrainConfig, str, Path | None]:
         config = choices.recipe_config(label)
     else:  # a recipe is tuned for its task; another task begins from the general defaults
         config = TrainConfig()
-    if env is not None and env != config.env.name:
+    if env is not None and env != config.env.label:
         config = replace(config, env=choices.env_config(env))
     if memory is not None and memory != config.memory.name:
         config = replace(config, memory=choices.memory_config(memory))

@@ -6,7 +6,9 @@ a light environment then spends most of its time on switching between processes.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import pickle
 import signal
 import traceback
 import weakref
@@ -14,12 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, NoReturn
 
+import cloudpickle  # type: ignore[import-untyped]
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector.utils import CloudpickleWrapper
 
 from .gym_draw import draw
 
@@ -45,8 +47,8 @@ class Field:
     """In which type."""
     choices: tuple[int, ...] = ()
     """How many values each number along the last axis can take; empty where they are not choices."""
-    start: Any = 0
-    """What the first choice is called."""
+    start: Any = None
+    """What the first choice is called, where it is not 0."""
     texts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """For a text, the choices that stand for each one; a text that never changes has none and is not kept."""
 
@@ -74,7 +76,7 @@ class Field:
             raise ValueError(f"{self.name} has type {array.dtype}; its space promises {self.given}")
         if array.shape != self.promised:
             raise ValueError(f"{self.name} has shape {array.shape}; its space promises {self.promised}")
-        return array - self.start if self.choices else array
+        return array if self.start is None else array - self.start
 
 
 class Plan(NamedTuple):
@@ -124,9 +126,17 @@ class Rows:
         layout = plan.layout(batch)
         self.plan = plan
         self.arrays = _views(layout, _memory(layout, bytearray) if memory is None else memory)
+        self.kept = {
+            when: [(part, self.arrays.get(f"{when}.{part.name}")) for part in plan.fields] for when in ("obs", "final")
+        }
         self.envs: dict[int, gymnasium.Env[Any, Any]] = {}
         for row in rows:
             self.envs[row] = self._try(row, plan.make)
+
+    @property
+    def open(self) -> bool:
+        """Say whether `close` is still to come."""
+        return bool(self.envs)
 
     def call(self, command: str, row: int | None = None) -> Any:
         """Do `reset`, `step`, `close`, or `draw` for one row.
@@ -180,10 +190,10 @@ class Rows:
 
     def _keep(self, when: str, row: int, obs: Any) -> None:
         try:
-            for part in self.plan.fields:
-                kept = part.read(obs)
-                if part.shape != (0,):
-                    self.arrays[f"{when}.{part.name}"][row] = kept
+            for part, array in self.kept[when]:
+                value = part.read(obs)
+                if array is not None:
+                    array[row] = value
         except ValueError as error:
             raise ValueError(f"{self.plan.label}: row {row}: {error}") from None
 
@@ -215,6 +225,7 @@ class Workers:
     def __init__(self, plan: Plan, batch: int, count: int, preload: Sequence[str]) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__, *preload])
+        packed = cloudpickle.dumps(plan)
         memory = _memory(plan.layout(batch), lambda size: context.RawArray("B", size))
         self.label = plan.label
         self.arrays = _views(plan.layout(batch), memory)
@@ -228,22 +239,30 @@ class Workers:
         try:
             for rows in self.parts:
                 ours, theirs = context.Pipe()
-                args = (theirs, CloudpickleWrapper(plan), batch, rows, memory)
-                process = context.Process(target=_serve, args=args, daemon=True)
+                process = context.Process(target=_serve, args=(theirs, packed, batch, rows, memory), daemon=True)
                 process.start()
                 theirs.close()
                 self.pipes.append(ours)
                 self.processes.append(process)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
-        self._gather(range(count))
+        try:
+            self._gather(range(count))
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def open(self) -> bool:
+        """Say whether `close` is still to come."""
+        return self.close.alive
 
     def call(self, command: str, row: int | None = None) -> Any:
         """Do `reset` or `step` in all processes, or `draw` for one row.
 
         Raises:
             ValueError: as `Rows.call`.
-            RuntimeError: as `Rows.call`, or a process died. After either, all processes are stopped.
+            RuntimeError: as `Rows.call`, or a process died. After either the rest is of no use: close it.
         """
         asked = [i for i, rows in enumerate(self.parts) if row is None or row in rows]
         for i in asked:
@@ -255,23 +274,19 @@ class Workers:
 
     def _gather(self, asked: Sequence[int]) -> Any:
         result = None
-        try:
-            for i in asked:
-                try:
-                    outcome, result = self.pipes[i].recv()
-                except (EOFError, OSError):
-                    self._died(i)
-                if outcome != "done":
-                    raise ValueError(result) if outcome == "ValueError" else RuntimeError(result)
-        except BaseException:  # Ctrl-C among them: answers that nobody took would be taken for those to come
-            self.close()
-            raise
+        for i in asked:
+            try:
+                outcome, result = self.pipes[i].recv()
+            except (EOFError, OSError):
+                self._died(i)
+            if outcome != "done":
+                text = result if result.startswith(self.label) else f"{self.label}: {result}"
+                raise ValueError(text) if outcome == "ValueError" else RuntimeError(text)
         return result
 
-    def _died(self, i: int) -> None:
+    def _died(self, i: int) -> NoReturn:
         process, rows = self.processes[i], self.parts[i]
         process.join(1)
-        self.close()
         raise RuntimeError(
             f"{self.label}: the process of rows {rows[0]} to {rows[-1]} died (exit code {process.exitcode})"
         )
@@ -279,10 +294,9 @@ class Workers:
 
 def _stop(pipes: list[Connection], processes: list[BaseProcess]) -> None:
     for pipe in pipes:
-        try:
+        # Where the process is gone already there is nobody to tell.
+        with contextlib.suppress(OSError):
             pipe.send(("close", None))
-        except OSError:  # it is gone already
-            continue
     for pipe, process in zip(pipes, processes, strict=True):
         process.join(5)
         if process.is_alive():
@@ -291,17 +305,28 @@ def _stop(pipes: list[Connection], processes: list[BaseProcess]) -> None:
         pipe.close()
 
 
-def _serve(pipe: Connection, plan: CloudpickleWrapper, batch: int, rows: range, memory: Mapping[str, Any]) -> None:
+def _serve(pipe: Connection, plan: bytes, batch: int, rows: range, memory: Mapping[str, Any]) -> None:
     """Answer the parent until it says `close` or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        mine = Rows(plan.fn, batch, rows, memory)
+        mine = Rows(_unpacked(plan), batch, rows, memory)
         command, row, result = "start", None, None
         while command != "close":
             pipe.send(("done", result))
             command, row = pipe.recv()
             result = mine.call(command, row)
-    except (EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
+    except (EOFError, ConnectionError):  # the parent is gone
         return
     except (ValueError, RuntimeError) as error:
         pipe.send((type(error).__name__, str(error)))
+
+
+def _unpacked(plan: bytes) -> Plan:
+    try:
+        unpacked: Plan = pickle.loads(plan)
+    except Exception as error:
+        raise RuntimeError(
+            f"the environment cannot be found in another process ({type(error).__name__}: {error}); "
+            "define it in a module that can be imported, or use workers=1"
+        ) from error
+    return unpacked

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 
 class Cell(NamedTuple):
     """One cell: a character for the terminal and a colour, red, green and blue in 0..255, for both."""
@@ -23,3 +25,20 @@ class Picture:
 
     cells: list[list[Cell]]
     caption: str
+
+
+def to_text(picture: Picture, *, colour: bool = False) -> str:
+    """Return the cells line by line and the caption under them, with the terminal's escape codes where asked for."""
+
+    def shown(cell: Cell) -> str:
+        red, green, blue = cell.colour
+        return f"\x1b[38;2;{red};{green};{blue}m{cell.glyph}\x1b[0m" if colour else cell.glyph
+
+    lines = ["".join(shown(cell) for cell in line) for line in picture.cells]
+    return "\n".join([*lines, picture.caption] if picture.caption else lines)
+
+
+def to_rgb(picture: Picture, scale: int = 16) -> np.ndarray:
+    """Return an image, (height, width, 3) uint8, each cell a square of `scale` pixels in its colour."""
+    colours = np.array([[cell.colour for cell in line] for line in picture.cells], dtype=np.uint8)
+    return colours.repeat(scale, axis=0).repeat(scale, axis=1)

@@ -1,24 +1,41 @@
 """Counter-based randomness: the draws of a row are a function of the seed, the row and its clock, and of nothing else.
 
 So row i of a batch of 4 and row i of a batch of 4,096 see the same task, on any device, and a saved clock is a saved
-random state. Everything is exact integer arithmetic in int64 (products stay below 2^63), hence equal bits everywhere.
+random state. Everything is exact integer arithmetic in int64 (products stay within 63 bits), hence equal bits
+everywhere.
+
+Shapes: B rows, C numbers in one draw.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 MASK = 0xFFFFFFFF  # 32 bits, the range of every draw
+GOLDEN = 0x9E3779B9  # 2^32 over the golden ratio: spreads small numbers over all bits
+
+Bits = TypeVar("Bits", int, Tensor)
 
 
-def mix(x: Tensor) -> Tensor:
-    """Scramble 32-bit integers held in int64: xor-shift and multiply twice (the lowbias32 constants of C. Wellons)."""
+def mix(x: Bits) -> Bits:
+    """Scramble 32-bit integers one to one: lowbias32 of C. Wellons' hash-prospector. Tensors are int64."""
     x = ((x ^ (x >> 16)) * 0x7FEB352D) & MASK
-    x = ((x ^ (x >> 15)) * 0x46C1_68B1) & MASK
+    # 0x846CA68B modulo 2^32, as the negative number that keeps the product within 63 bits.
+    x = ((x ^ (x >> 15)) * (0x846CA68B - 2**32)) & MASK
     return x ^ (x >> 16)
+
+
+def below(bits: Tensor, high: int | Tensor) -> Tensor:
+    """Turn uniform 32-bit integers into integers in [0, high)."""
+    return (bits * high) >> 32
+
+
+def unit(bits: Tensor) -> Tensor:
+    """Turn uniform 32-bit integers into float32 numbers in [0, 1)."""
+    return (bits >> 8).to(torch.float32) * 2.0**-24
 
 
 class Stream(NamedTuple):
@@ -33,27 +50,40 @@ class Stream(NamedTuple):
     @classmethod
     def seeded(cls, seed: int, batch: int, device: torch.device | str) -> Stream:
         """Return the streams of rows 0..batch-1 of a seed, at moment 0."""
+        # The seed is scrambled before it meets the row: `row ^ seed` alone would give two seeds the same set of rows.
+        seed_key = mix(mix((seed + GOLDEN) & MASK) ^ ((seed >> 32) & MASK))
         row_B = torch.arange(batch, dtype=torch.int64, device=device)
-        low, high = seed & MASK, (seed >> 32) & MASK
-        key_B = mix(mix(mix(row_B ^ low) + 0x9E3779B9 & MASK) ^ high)
+        key_B = mix(mix((row_B + GOLDEN) & MASK) ^ seed_key)
         return cls(key_B, torch.zeros_like(row_B))
 
     def bits(self, slot: int, count: int | None = None) -> Tensor:
-        """Return uniform 32-bit integers as int64: (B,), or (B, count)."""
-        key, clock = (self.key, self.clock) if count is None else (self.key[:, None], self.clock[:, None])
-        place = torch.tensor(slot * 0x85EBCA6B & MASK, device=key.device)
-        if count is not None:
-            place = mix(place + torch.arange(1, count + 1, device=key.device))
-        return mix(mix(mix(clock & MASK) ^ place) ^ key)
+        """Return uniform 32-bit integers as int64: (B,), or (B, count), where no two of a row are equal."""
+        place = mix(slot * GOLDEN & MASK)
+        bits_B = mix(mix((self.clock ^ place) & MASK) ^ self.key)
+        if count is None:
+            return bits_B
+        which_C = mix(torch.arange(1, count + 1, device=bits_B.device))
+        return mix(bits_B[:, None] ^ which_C)
 
     def integers(self, slot: int, high: int | Tensor, count: int | None = None) -> Tensor:
         """Return integers in [0, high) as int64: (B,), or (B, count). `high` < 2^31 may differ from row to row."""
-        return (self.bits(slot, count) * high) >> 32
+        return below(self.bits(slot, count), high)
 
     def uniform(self, slot: int, count: int | None = None) -> Tensor:
         """Return numbers in [0, 1) as float32, multiples of 2^-24: (B,), or (B, count)."""
-        return (self.bits(slot, count) >> 8).to(torch.float32) * 2.0**-24
+        return unit(self.bits(slot, count))
 
     def permutation(self, slot: int, size: int) -> Tensor:
         """Return a random order of 0..size-1 for every row, (B, size) int64."""
-        return self.bits(slot, size).argsort(dim=1, stable=True)
+        return self.bits(slot, size).argsort(dim=1)
+
+    def choose(self, slot: int, free_BC: Tensor, count: int) -> Tensor:
+        """Return `count` different places that are free, in random order, (B, count) int64.
+
+        Args:
+            slot: names the draw.
+            free_BC: (B, C) bool, at least `count` true in every row.
+            count: how many.
+        """
+        score_BC = torch.where(free_BC, self.bits(slot, free_BC.shape[1]), -1)
+        return score_BC.argmax(1, keepdim=True) if count == 1 else score_BC.topk(count, dim=1).indices

@@ -5,9 +5,10 @@ Shapes: B rows, each an environment of its own.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import torch
 from gymnasium import spaces
@@ -75,14 +76,32 @@ class Env(ABC):
 
     @abstractmethod
     def step(self, state: Any, action_B: Tensor) -> tuple[Any, Step]:
-        """Take one action in every row, (B,) int64 for a discrete space, and begin anew the rows whose episode ended."""
+        """Take one action in every row, (B,) int64 if discrete, and begin anew the rows whose episode ended."""
 
     def draw(self, state: Any, row: int) -> Picture:
         """Return a picture of one row."""
         raise ValueError(f"{self.config.label} cannot be drawn")
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most have nothing outside
         """Give back what lives outside this process."""
+
+
+class Oracle(ABC):
+    """Plays B rows of a task by rule, from no more than an agent is told; what it remembers, it keeps itself.
+
+    What it reaches is reachable: a reference for agents, and a test of the task.
+    """
+
+    @abstractmethod
+    def act(self, obs: Obs, reward_B: Tensor, episode_start_B: Tensor, trial_start_B: Tensor) -> Tensor:
+        """Return the next action of every row, (B,) int64.
+
+        Args:
+            obs: what the agent sees, (B, ...).
+            reward_B: (B,) the reward of the last action.
+            episode_start_B: (B,) bool: `obs` opens an episode.
+            trial_start_B: (B,) bool: `obs` opens a trial; these rows are forgotten. All are true in the first call.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,3 +119,34 @@ class EnvConfig(ABC):
     @abstractmethod
     def build(self, batch: int, seed: int, device: torch.device | str = "cpu") -> Env:
         """Make `batch` environments."""
+
+    def oracle(self) -> Oracle | None:
+        """Return a player by rule, with nothing in its memory; None where there is none."""
+        return None
+
+    def refuse(self, reason: str) -> NoReturn:
+        """Say that no environment can have these options.
+
+        Raises:
+            ValueError: always, with the environment's name before the reason.
+        """
+        raise ValueError(f"{self.label}: {reason}")
+
+    def require_choice(self, field: str, choices: tuple[str, ...]) -> None:
+        """Refuse a word that is none of the choices."""
+        if (came := getattr(self, field)) not in choices:
+            self.refuse(f"{field} is {came!r}; choose one of {', '.join(choices)}")
+
+    def require_whole(self, field: str, least: int) -> None:
+        """Refuse what is no whole number of at least `least`."""
+        came = getattr(self, field)
+        if not isinstance(came, int) or isinstance(came, bool) or came < least:
+            self.refuse(f"{field} is {came!r}; it must be a whole number of at least {least}")
+
+    def require_number(self, field: str, low: float = -math.inf, high: float = math.inf) -> None:
+        """Refuse what is no finite number in low..high."""
+        came = getattr(self, field)
+        if not isinstance(came, int | float) or isinstance(came, bool) or not math.isfinite(came):
+            self.refuse(f"{field} is {came!r}; it must be a finite number")
+        if not low <= came <= high:
+            self.refuse(f"{field} is {came!r}; it must lie in {low:g}..{high:g}")

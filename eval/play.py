@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 from ..agents.encoder import Inputs
 from ..agents.policy import Policy
-from ..envs.picture import Picture, to_rgb
-from ..envs.step import EnvConfig
+from ..envs.picture import Picture
+from ..envs.step import EnvConfig, Step
 from ..memory.core import State, parts
 from .protocol import EVAL_SEED, check_fit
 
@@ -34,15 +37,15 @@ class Frame:
     step: int  # in the episode, from 0
     reward: float  # of the action before
     value: float  # what the agent expects from here
-    action: str  # what it does next, or "-" at the end of an episode
+    action: str  # what it does next
     memory: NDArray[np.float64]  # (C,) in -1..1, after it has looked
     outcome: str = ""  # how the episode ended, in its last frame
 
     @property
     def caption(self) -> str:
         """Everything but the picture and the memory, in one line."""
-        told = f"episode {self.episode + 1}  step {self.step}  reward {self.reward:+.2f}  "
-        return told + (self.outcome or f"value {self.value:+.2f}  action {self.action}")
+        told = f"episode {self.episode + 1} · step {self.step} · reward {self.reward:+.2f} · "
+        return told + (self.outcome or f"value {self.value:+.2f} · action {self.action}")
 
 
 @torch.no_grad()
@@ -80,22 +83,27 @@ def watch(
             inputs = Inputs(step.obs, action, step.reward, step.episode_start, step.trial_start)
             output, memory = policy.step(inputs, memory)
             action = policy.head.mode(output.action) if greedy else policy.head.sample(output.action, generator)
-            said = " ".join(
-                f"{number:.2f}" if action.is_floating_point() else str(number) for number in action.flatten().tolist()
-            )
-            frame = Frame(picture, episode, moment, reward, float(output.value), said, memory_strip(memory))
+            frame = Frame(picture, episode, moment, reward, float(output.value), _words(action), memory_strip(memory))
             yield frame
             state, step = env.step(state, action)
             total, moment, steps = total + float(step.reward), moment + 1, steps + 1
             if bool(step.episode_start):
-                solved = {True: ", solved", False: ", not solved", None: ""}[
-                    bool(step.info["success"]) if "success" in step.info else None
-                ]
-                outcome = f"the episode is over{solved}: return {total:+.2f}"
-                yield replace(frame, step=moment, reward=float(step.reward), action="-", outcome=outcome)
+                outcome = f"{_ending(step)}: return {total:+.2f}"
+                yield replace(frame, step=moment, reward=float(step.reward), outcome=outcome)
                 episode, moment, total = episode + 1, 0, 0.0
     finally:
         env.close()
+
+
+def _words(action: Tensor) -> str:
+    numbers = action.flatten().tolist()
+    return " ".join(f"{number:.2f}" if action.is_floating_point() else str(number) for number in numbers)
+
+
+def _ending(step: Step) -> str:
+    if "success" not in step.info:
+        return "the episode is over"
+    return "solved" if bool(step.info["success"]) else "not solved"
 
 
 def memory_strip(memory: State, cells: int = 64) -> NDArray[np.float64]:
@@ -131,7 +139,7 @@ def write_gif(frames: Sequence[Frame], path: Path, *, seconds_per_step: float = 
     if not frames:
         raise ValueError("there are no frames to write; play at least one step")
     rows, columns = (max(shape) for shape in zip(*(_size(frame.picture) for frame in frames), strict=True))
-    images = [_image(frame, rows, columns).quantize(128) for frame in frames]
+    images = [_image(frame, rows, columns).quantize(128, method=Image.Quantize.FASTOCTREE) for frame in frames]
     pause = [max(int(1000 * seconds_per_step), 20) * (4 if frame.outcome else 1) for frame in frames]
     images[0].save(path, format="GIF", save_all=True, append_images=images[1:], duration=pause, loop=0, disposal=1)
 
@@ -141,30 +149,45 @@ def _size(picture: Picture) -> tuple[int, int]:
 
 
 def _image(frame: Frame, rows: int, columns: int) -> Image.Image:
+    """Draw a frame; pictures of up to `rows` by `columns` cells give images of one size."""
     scale = max(4, min(32, 480 // max(rows, columns, 1)))
-    width, margin = max(scale * columns, 480), 10
-    font = ImageFont.load_default(size=14)
+    width, margin, line = max(scale * columns, 480), 10, 20
+    below = margin + scale * rows + 8
+    image = Image.new("RGB", (width + 2 * margin, below + 4 * line + 2 * line + margin), BACKGROUND)
+    pen, font = ImageDraw.Draw(image), _font(13)
+    _draw_cells(pen, frame.picture, margin + (width - scale * _size(frame.picture)[1]) // 2, margin, scale)
+    # Two lines are kept for each caption.
     lines = [*_wrapped(frame.picture.caption, font, width), *_wrapped(frame.caption, font, width)]
-    # Two lines are kept for each caption, so that all frames of a film have one size.
-    height = margin + scale * rows + 4 * 20 + 14 + 40 + margin
-    image = Image.new("RGB", (width + 2 * margin, height), BACKGROUND)
-    drawn = Image.fromarray(np.asarray(to_rgb(frame.picture, scale), np.uint8))
-    image.paste(drawn, (margin + (width - drawn.width) // 2, margin))
-    pen = ImageDraw.Draw(image)
-    y = margin + scale * rows + 8
-    for line in lines[:4]:
-        pen.text((margin, y), line, fill=INK, font=font)
-        y += 20
-    y = height - margin - 40
-    held = frame.memory
+    for i, text in enumerate(lines):
+        pen.text((margin, below + i * line), text, fill=INK, font=font)
+    held, y = frame.memory, below + 4 * line
     pen.text((margin, y), "memory" if held.size else "memory: empty", fill=PALE, font=font)
     for i, value in enumerate(held.tolist()):
         left, right = (margin + width * (i + side) / held.size for side in (0, 1))
-        pen.rectangle((left, y + 20, right - 1, y + 40), fill=heat(value))
+        pen.rectangle((left, y + line, right - 1, y + 2 * line), fill=heat(value))
     return image
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+def _draw_cells(pen: ImageDraw.ImageDraw, picture: Picture, left: int, top: int, scale: int) -> None:
+    font = _font(max(scale * 2 // 3, 4))
+    for i, row in enumerate(picture.cells):
+        for j, cell in enumerate(row):
+            x, y = left + j * scale, top + i * scale
+            pen.rectangle((x, y, x + scale - 1, y + scale - 1), fill=cell.colour)
+            if cell.glyph not in " █·" and scale >= 12:  # a block is its colour, and a floor needs no dot
+                red, green, blue = cell.colour
+                ink = INK if 3 * red + 6 * green + blue > 1400 else (255, 255, 255)  # on light cells dark letters
+                pen.text((x + scale // 2, y + scale // 2), cell.glyph, fill=ink, font=font, anchor="mm")
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """Return a font that has arrows and symbols: the one that comes with matplotlib."""
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """Return at most two lines of a text that fit a width in pixels."""
     lines: list[str] = []
     for word in text.split():
         if lines and font.getlength(f"{lines[-1]} {word}") <= width:

@@ -54,7 +54,8 @@ def bootstrap_mean(
         sums, counts = x, np.ones_like(x)
     else:
         _, index = np.unique(np.asarray(groups), return_inverse=True)
-        sums, counts = np.bincount(index, weights=x), np.bincount(index).astype(np.float64)
+        sums = np.bincount(index, weights=x).astype(np.float64)
+        counts = np.bincount(index).astype(np.float64)
     value = float(x.mean())
     if len(sums) == 1:
         return Interval(value, math.nan, math.nan)

@@ -1,0 +1,62 @@
+"""Memory cores: what an agent remembers, and how it forgets."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from difflib import SequenceMatcher
+from typing import Any
+
+from .aaren import AarenConfig
+from .core import Core, MemoryConfig, State
+from .memo import MemoConfig
+from .none import NoneConfig
+from .rnn import GRUConfig, LSTMConfig
+from .transformer import TransformerConfig
+
+__all__ = ["MEMORIES", "Core", "MemoryConfig", "State", "config_from_dict", "config_to_dict", "make_config"]
+
+MEMORIES: dict[str, type[MemoryConfig]] = {
+    "none": NoneConfig,
+    "gru": GRUConfig,
+    "lstm": LSTMConfig,
+    "aaren": AarenConfig,
+    "transformer": TransformerConfig,
+    "memo": MemoConfig,
+}
+
+
+def _choices(name: str, known: list[str]) -> str:
+    """Return the known names, those most like the given one first."""
+    return ", ".join(sorted(known, key=lambda one: -SequenceMatcher(None, name, one).ratio()))
+
+
+def make_config(name: str, **options: Any) -> MemoryConfig:
+    """Return the configuration of a core by name; its `build` makes the core.
+
+    Raises:
+        ValueError: for an unknown name, an unknown option, or a value that the core refuses.
+    """
+    if name not in MEMORIES:
+        raise ValueError(f"unknown memory {name!r}; choose one of {_choices(name, list(MEMORIES))}")
+    known = list(MEMORIES[name].__dataclass_fields__)
+    for option in options:
+        if option not in known:
+            raise ValueError(f"memory {name} has no option {option!r}; it has {_choices(option, known)}")
+    return MEMORIES[name](**options)
+
+
+def config_to_dict(config: MemoryConfig) -> dict[str, Any]:
+    """Return the name and all options of a configuration, as JSON can hold them."""
+    return {"name": config.name, **asdict(config)}
+
+
+def config_from_dict(data: dict[str, Any]) -> MemoryConfig:
+    """Return the configuration that `config_to_dict` wrote down.
+
+    Raises:
+        ValueError: when there is no name, or for what `make_config` refuses.
+    """
+    options = dict(data)
+    if not isinstance(name := options.pop("name", None), str):
+        raise ValueError(f"a memory configuration needs a name; choose one of {', '.join(MEMORIES)}")
+    return make_config(name, **options)

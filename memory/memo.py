@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from ..kernels.attention import attention
 from .attention import Heads, HeadsConfig
 from .core import Core, map_state, rows, select
-from .stack import EPS, Block
+from .stack import Block, Norm
 
 # Keys and values, for each layer (B, 2, H, slots, K).
 Layers = tuple[Tensor, ...]
@@ -55,7 +55,7 @@ class Memo(Core):
         self.sets = 1 if self.overwrite else config.sets
         self.layers = nn.ModuleList(Heads(config.width, config.heads) for _ in range(config.depth))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.norm = nn.Identity() if config.residual == "none" else nn.RMSNorm(config.width, eps=EPS)
+        self.norm = nn.Identity() if config.residual == "none" else Norm(config.width)
         self.tokens_PD = nn.Parameter(0.02 * torch.randn(config.summaries, config.width))
 
     @property

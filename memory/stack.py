@@ -16,6 +16,17 @@ from .core import Core, MemoryConfig, State
 EPS = 1e-6
 
 
+class Norm(nn.RMSNorm):
+    """RMSNorm in the type of its input: under autocast torch warns of a weight in another type, and is slow."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, eps=EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Norm (..., D)."""
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 class GatedMLP(nn.Module):
     """silu(gate x) * (up x), projected back: the feed-forward part of LLaMA-style blocks, without biases."""
 
@@ -63,11 +74,9 @@ class Block(nn.Module):
     def __init__(self, config: MemoryConfig) -> None:
         super().__init__()
         width, self.residual = config.width, config.residual
-        self.norm = nn.Identity() if config.residual == "none" else nn.RMSNorm(width, eps=EPS)
+        self.norm = nn.Identity() if config.residual == "none" else Norm(width)
         self.gate = GRUGate(width) if config.residual == "gate" else None
-        self.mlp = (
-            nn.Sequential(nn.RMSNorm(width, eps=EPS), GatedMLP(width, config.mlp * width)) if config.mlp else None
-        )
+        self.mlp = nn.Sequential(Norm(width), GatedMLP(width, config.mlp * width)) if config.mlp else None
         self.mlp_gate = GRUGate(width) if config.mlp and config.residual == "gate" else None
 
     def before(self, stream: Tensor) -> Tensor:
@@ -94,7 +103,7 @@ class Stack(Core):
         super().__init__(config.width)
         self.layers = nn.ModuleList(layers)
         self.blocks = nn.ModuleList(Block(config) for _ in layers)
-        self.norm = nn.Identity() if config.residual == "none" else nn.RMSNorm(config.width, eps=EPS)
+        self.norm = nn.Identity() if config.residual == "none" else Norm(config.width)
 
     def initial_state(self, batch: int) -> State:
         """Return the fresh memory of every layer."""
@@ -110,7 +119,7 @@ class Stack(Core):
 
     def state_bytes(self, steps: int) -> int:
         """Return the sum over the layers."""
-        return sum(layer.state_bytes(steps) for layer in self.layers)  # type: ignore[operator,misc]
+        return sum(layer.state_bytes(steps) for layer in self.layers)  # type: ignore[operator]
 
     def _run(self, form: str, x: Tensor, state: State, start: Tensor) -> tuple[Tensor, State]:
         after = []

@@ -44,11 +44,8 @@ class Window(NamedTuple):
 def start(env: Env, policy: Policy) -> Acting:
     """Reset the environments and empty the memory."""
     env_state, step = env.reset()
-    return Acting(
-        env_state,
-        _inputs(step, policy.head.blank(env.batch).to(env.device)),
-        policy.initial_memory(env.batch),
-    )
+    inputs = _inputs(step, policy.head.blank(env.batch).to(env.device))
+    return _plain(Acting(env_state, inputs, policy.initial_memory(env.batch)))
 
 
 @torch.no_grad()
@@ -90,13 +87,22 @@ def collect(
         value_next=_stack(value_next_T),
         info_next=_stack([step.info for step in step_T]),
     )
-    return window, acting
+    return window, _plain(acting)
 
 
 def rows_of(window: Window, index: Tensor) -> Window:
     """Return some rows of a window."""
     picked = map_state(lambda part: part[:, index], window._replace(memory=()))
     return cast(Window, picked._replace(memory=rows(window.memory, index)))
+
+
+def _plain(acting: Acting) -> Acting:
+    """Copy what the policy goes on from, so that it lies in memory as it does after a checkpoint was read.
+
+    The same numbers with other strides may take another path through a product, and end in other last bits.
+    """
+    inputs, memory = map_state(lambda part: part.clone(memory_format=torch.contiguous_format), acting[1:])
+    return Acting(acting.env_state, Inputs(*inputs), memory)
 
 
 def _inputs(step: Step, action: Tensor) -> Inputs:

@@ -174,6 +174,9 @@ class Training:
             torch.set_rng_state(tensors["random.global"])
             if self.env.resumable:
                 on_device = {key: part.to(self.env.device) for key, part in tensors.items() if key.startswith("acting")}
+                for key, part in on_device.items():
+                    if len(part) != self.config.ppo.rows:
+                        raise ValueError(f"{key} has {len(part)} rows and not {self.config.ppo.rows}")
                 self.acting = from_parts(self.acting, on_device, "acting")
                 self.meter.state = {name: tensors[f"meter.{name}"] for name in self.meter.state}
             self.updates, self.seconds, self.figures = data["updates"], data["seconds"], data["figures"]

@@ -20,7 +20,7 @@ def _recur(hidden_BH: Tensor, recurrent_GNKK: Tensor) -> Tensor:
     gates, heads, units, _ = recurrent_GNKK.shape
     if heads == 1:
         return F.linear(hidden_BH, recurrent_GNKK.reshape(gates * units, units))
-    hidden_BNK = hidden_BH.unflatten(1, (heads, units))
+    hidden_BNK = hidden_BH.reshape(-1, heads, units)
     return torch.einsum("bnj,gnij->bgni", hidden_BNK, recurrent_GNKK).flatten(1)
 
 
@@ -38,9 +38,7 @@ def lstm_step(
     return _lstm_cell(gates_BG, recurrent_GNKK, forget(hidden_BH, start_B), forget(cell_BH, start_B))
 
 
-def _lstm_cell(
-    gates_BG: Tensor, recurrent_GNKK: Tensor, hidden_BH: Tensor, cell_BH: Tensor
-) -> tuple[Tensor, Tensor]:
+def _lstm_cell(gates_BG: Tensor, recurrent_GNKK: Tensor, hidden_BH: Tensor, cell_BH: Tensor) -> tuple[Tensor, Tensor]:
     i, f, g, o = (gates_BG + _recur(hidden_BH, recurrent_GNKK)).chunk(4, -1)
     cell_BH = f.sigmoid() * cell_BH + i.sigmoid() * g.tanh()
     return o.sigmoid() * cell_BH.tanh(), cell_BH

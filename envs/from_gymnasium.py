@@ -1,0 +1,393 @@
+"""Any Gymnasium environment, many of them at once, as one batched environment.
+
+Shapes: B rows.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from .gym_draw import is_minigrid
+from .gym_rows import Field, Plan, Rows, Workers
+from .picture import Picture
+from .step import Env, EnvConfig, Obs, Step
+
+MINIGRID_PLANES = (11, 6, 3)  # kinds of object, colours, states of a door
+MINIGRID_IDS = ("MiniGrid-", "BabyAI-")
+TEXT_TRIALS = 20  # fresh episodes that are looked at to learn whether a text ever changes
+
+
+@dataclass(frozen=True, kw_only=True)
+class GymConfig(EnvConfig):
+    """Any environment registered with Gymnasium, MiniGrid's among them."""
+
+    name: ClassVar[str] = "gym"
+    summary: ClassVar[str] = "any Gymnasium environment by its id, such as gym:MiniGrid-MemoryS7-v0"
+
+    id: str
+    """The id, such as MiniGrid-MemoryS7-v0; module:Id-v0 imports a module that registers it."""
+    workers: int = 0
+    """Processes that share the rows out; 1: all in this process; 0: as many as there are cores, if there are so many
+    rows. A script that starts processes needs the usual `if __name__ == "__main__":`."""
+    max_episode_steps: int | None = None
+    """Truncate episodes after so many steps, where the environment does not do so sooner."""
+    one_hot: bool = True
+    """Show MiniGrid's view as one-hot planes instead of as an image of small numbers."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense."""
+        if self.workers < 0:
+            raise ValueError(f"{self.label}: workers is {self.workers}; it must be at least 0")
+        if self.max_episode_steps is not None and self.max_episode_steps < 1:
+            raise ValueError(f"{self.label}: max_episode_steps is {self.max_episode_steps}; it must be at least 1")
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return f"gym:{self.id}"
+
+    def build(self, batch: int, seed: int, device: torch.device | str = "cpu") -> Env:
+        """Make `batch` environments; close them when done, since they may live in other processes.
+
+        Raises:
+            ValueError: no such id, or a space that an agent cannot take.
+        """
+        return GymnasiumEnv(self, batch, seed, device)
+
+
+class Facts(NamedTuple):
+    """What one environment, made for that purpose and closed again, tells about all of them."""
+
+    fields: tuple[Field, ...]
+    observation_space: spaces.Space[Any]
+    action_space: spaces.Space[Any]
+    success: Literal["reward", "is_success", "success"] | None
+    episode_steps: int | None
+    drawable: bool
+
+
+class GymnasiumEnv(Env):
+    """B Gymnasium environments: a row whose episode ends is reset in the same step. An episode is a trial.
+
+    What the agent sees: a Box of bytes as it is and of other numbers as float32; Discrete and MultiDiscrete as one-hot,
+    MultiBinary as 0 and 1; a Dict of these part by part. MiniGrid's view becomes 20 one-hot planes, (7, 7, 20), for
+    11 objects, 6 colours and 3 states. A text is left out if it never changes (MiniGrid says which texts there are,
+    other environments are asked for some fresh episodes); MiniGrid's missions with blanks to fill become one-hot for
+    each blank; a text that changes freely is refused.
+
+    `success`: in MiniGrid an episode that terminates with a positive reward. Elsewhere the environment's own
+    `is_success` or `success`, if it is in the information of the very first step; if not, there is no such figure.
+
+    Args:
+        config: the options.
+        batch: rows.
+        seed: row i is seeded with a function of the seed and i, so it does not depend on batch or workers.
+        device: where the tensors go; the environments themselves stay on the CPU.
+
+    Raises:
+        ValueError: no such id, a space that an agent cannot take, or an environment that cannot be made.
+    """
+
+    resumable: ClassVar[bool] = False
+
+    def __init__(self, config: GymConfig, batch: int, seed: int, device: torch.device | str = "cpu") -> None:
+        if batch < 1:
+            raise ValueError(f"{config.label}: a batch of {batch} rows was asked for; it takes at least 1")
+        self.config, self.batch, self.seed, self.device = config, batch, seed, torch.device(device)
+        spec = find_spec(config.id)
+        make = partial(gymnasium.make, spec, **_options(config, spec))
+        self._facts = facts = _ask_one(config, make)
+        self._fields = tuple(part for part in facts.fields if part.shape != (0,))
+        self.observation_space = facts.observation_space
+        acts = facts.action_space
+        self.action_space = spaces.Discrete(int(acts.n)) if isinstance(acts, spaces.Discrete) else acts
+        self.episode_steps = self.trial_steps = facts.episode_steps
+        plan = Plan(config.label, make, seed, facts.fields, facts.action_space, facts.success)
+        count = min(config.workers or len(os.sched_getaffinity(0)), batch)
+        preload = ["minigrid"] if config.id.startswith(MINIGRID_IDS) else []
+        self._rows = Rows(plan, batch, range(batch)) if count == 1 else Workers(plan, batch, count, preload)
+
+    def reset(self) -> tuple[tuple[()], Step]:
+        """Begin every row anew from its own seed: the same call gives the same episodes."""
+        self._call("reset")
+        obs = self._seen("obs", np.arange(self.batch))
+        zero_B = torch.zeros(self.batch, device=self.device)
+        false_B = zero_B.bool()
+        return (), Step(obs, zero_B, false_B, false_B, ~false_B, ~false_B, obs, {})
+
+    def step(self, state: Any, action_B: Tensor) -> tuple[tuple[()], Step]:
+        """Take one action in every row: (B,) int64 for Discrete, (B, n) as in the space otherwise. Boxes do not clip.
+
+        Raises:
+            ValueError: an action outside the space, or an observation that is not finite or not as promised.
+            RuntimeError: an environment raised or its process died. Each names the environment and the row, and
+                closes all rows.
+        """
+        self._rows.arrays["action"][:] = self._checked(action_B)
+        self._call("step")
+        arrays = self._rows.arrays
+        reward, terminated, truncated = (arrays[name] for name in ("reward", "terminated", "truncated"))
+        self._finite("reward", reward, np.arange(self.batch))
+        obs = final_obs = self._seen("obs", np.arange(self.batch))
+        over = terminated | truncated
+        if over.any():
+            index = np.flatnonzero(over)
+            final_obs = _patched(obs, torch.from_numpy(index).to(self.device), self._seen("final", index))
+        over_B = self._tensor(over)
+        info = {} if self._facts.success is None else {"success": self._tensor(arrays["success"])}
+        return (), Step(
+            obs,
+            self._tensor(reward),
+            self._tensor(terminated),
+            self._tensor(truncated & ~terminated),
+            over_B,
+            over_B,
+            final_obs,
+            info,
+        )
+
+    def draw(self, state: Any, row: int) -> Picture:
+        """Return a picture of one row: MiniGrid's grid, elsewhere the environment's own image in coarse cells."""
+        if not self._facts.drawable:
+            return super().draw(state, row)
+        picture: Picture = self._call("draw", row)
+        return picture
+
+    def close(self) -> None:
+        """Close the environments and stop their processes."""
+        self._rows.close()
+
+    def _call(self, command: str, row: int | None = None) -> Any:
+        if not self._rows.open:
+            raise ValueError(f"{self.config.label} is closed; build it anew")
+        try:
+            return self._rows.call(command, row)
+        except BaseException:  # Ctrl-C among them: rows that stopped half-way fit together no more
+            self.close()
+            raise
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.tensor(array, device=self.device)
+
+    def _checked(self, action_B: Tensor) -> np.ndarray:
+        label, space = self.config.label, self.action_space
+        shape = (self.batch, *(space.shape or ()))
+        if tuple(action_B.shape) != shape:
+            raise ValueError(
+                f"{label}: actions of shape {tuple(action_B.shape)} came; {shape} is expected, one per row"
+            )
+        real = isinstance(space, spaces.Box)
+        if action_B.dtype != torch.int64 and not (real and action_B.is_floating_point()):
+            expected = "real numbers" if real else "torch.int64"
+            raise ValueError(f"{label}: actions of type {action_B.dtype} came; {expected} is expected")
+        action = action_B.detach().cpu().numpy()
+        if real:
+            self._finite("the action", action, np.arange(self.batch))
+            return action
+        top = space.n if isinstance(space, spaces.Discrete) else space.nvec  # type: ignore[attr-defined]
+        outside = ((action < 0) | (action >= top)).reshape(self.batch, -1).any(1)
+        if outside.any():
+            row = int(np.flatnonzero(outside)[0])
+            raise ValueError(f"{label}: action {action[row].tolist()} in row {row}; the space is {space}")
+        return action
+
+    def _finite(self, what: str, array: np.ndarray, rows: np.ndarray) -> None:
+        good = np.isfinite(array)
+        if not good.all():
+            row = rows[np.flatnonzero(~good.reshape(len(rows), -1).all(1))[0]]
+            self.close()
+            raise ValueError(f"{self.config.label}: row {row}: {what} is not finite")
+
+    def _seen(self, when: Literal["obs", "final"], rows: np.ndarray) -> Obs:
+        """Return what the agent sees, or saw last, in some rows."""
+        parts = {
+            part.key: self._part(part, self._rows.arrays[f"{when}.{part.name}"][rows], rows) for part in self._fields
+        }
+        alone = parts.pop(None, None)
+        return {str(key): part for key, part in parts.items()} if alone is None else alone
+
+    def _part(self, part: Field, array: np.ndarray, rows: np.ndarray) -> Tensor:
+        if not part.choices:
+            self._finite(part.name, array, rows)
+            return torch.from_numpy(array).to(self.device)
+        top = np.array(part.choices)
+        outside = ((array < 0) | (array >= top)).reshape(len(rows), -1).any(1)
+        if outside.any():
+            row = rows[np.flatnonzero(outside)[0]]
+            self.close()
+            raise ValueError(
+                f"{self.config.label}: row {row}: {part.name} holds a number that its space does not; "
+                f"the choices are {part.choices}"
+            )
+        place = torch.from_numpy(array + np.cumsum([0, *part.choices[:-1]])).to(self.device)
+        planes = torch.zeros(*array.shape[:-1], sum(part.choices), device=self.device)
+        return planes.scatter_(-1, place, 1.0)
+
+
+def find_spec(id: str) -> Any:
+    """Return the registered specification of an id.
+
+    Raises:
+        ValueError: there is none; the message names the closest ids first.
+    """
+    module, _, name = id.rpartition(":")
+    if id.startswith(MINIGRID_IDS):
+        module = "minigrid"
+    if module:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ValueError(f"gym:{id}: the module {module!r} cannot be imported ({error})") from None
+    if name in gymnasium.registry:
+        return gymnasium.registry[name]
+    near = get_close_matches(name, gymnasium.registry, n=5, cutoff=0.4)
+    hint = f"the closest are {', '.join(near)}" if near else "import the package that registers it, as module:Id-v0"
+    raise ValueError(f"unknown Gymnasium id {name!r}; {hint}")
+
+
+def _options(config: GymConfig, spec: Any) -> dict[str, Any]:
+    """Return what `gymnasium.make` is told; its own checker is off, since every observation is checked here."""
+    options: dict[str, Any] = {"disable_env_checker": True}
+    if config.max_episode_steps is not None:
+        options["max_episode_steps"] = min(config.max_episode_steps, spec.max_episode_steps or 2**31)
+    try:
+        entry = spec.entry_point
+        creator = gymnasium.envs.registration.load_env_creator(entry) if isinstance(entry, str) else entry
+    except Exception as error:  # what it needs is not installed, and each library says so in its own way
+        raise ValueError(f"{config.label} cannot be made: {type(error).__name__}: {error}") from error
+    if "rgb_array" in (getattr(creator, "metadata", None) or {}).get("render_modes", []):
+        options["render_mode"] = "rgb_array"
+    return options
+
+
+def _ask_one(config: GymConfig, make: partial[gymnasium.Env[Any, Any]]) -> Facts:
+    label = config.label
+    try:
+        env = make()
+    except Exception as error:
+        raise ValueError(f"{label} cannot be made: {type(error).__name__}: {error}") from error
+    try:
+        action = env.action_space
+        if not isinstance(action, spaces.Discrete | spaces.Box | spaces.MultiDiscrete):
+            raise ValueError(f"{label}: the action space is {action}; Discrete, Box or MultiDiscrete is expected")
+        if isinstance(action, spaces.MultiDiscrete) and np.any(action.start):
+            raise ValueError(f"{label}: the action space is {action}; a MultiDiscrete must count from 0")
+        minigrid, space = is_minigrid(env), env.observation_space
+        limits = [env.spec.max_episode_steps if env.spec else None]
+        early = getattr(env.unwrapped, "max_steps", None)
+        trials = TEXT_TRIALS if any(map(_is_text, _parts(space).values())) else 1
+        seen = [env.reset(seed=trial)[0] for trial in range(trials)]
+        # Some levels of BabyAI set a new limit at every reset: no limit that could be told beforehand.
+        limits.append(early if early == getattr(env.unwrapped, "max_steps", None) else None)
+        known = [limit for limit in limits if isinstance(limit, int) and limit > 0]
+        fields = _fields(label, space, seen, minigrid and config.one_hot)
+        success: Literal["reward", "is_success", "success"] | None = "reward" if minigrid else None
+        if not minigrid:
+            action.seed(0)
+            info = env.step(action.sample())[4]
+            success = "is_success" if "is_success" in info else "success" if "success" in info else None
+        drawable = minigrid or env.render_mode == "rgb_array"
+        return Facts(fields, _shown(space, fields), action, success, min(known, default=None), drawable)
+    finally:
+        env.close()
+
+
+def _parts(space: spaces.Space[Any]) -> dict[str | None, spaces.Space[Any]]:
+    """Return the parts of a space by key; a space that is no Dict is one part, without a key."""
+    return dict(space.items()) if isinstance(space, spaces.Dict) else {None: space}
+
+
+def _is_text(space: spaces.Space[Any]) -> bool:
+    return space.dtype is not None and space.dtype.kind == "U"
+
+
+def _fields(label: str, space: spaces.Space[Any], seen: Sequence[Any], planes: bool) -> tuple[Field, ...]:
+    fields = tuple(
+        _field(label, key, part, [obs if key is None else obs[key] for obs in seen], planes and key == "image")
+        for key, part in _parts(space).items()
+    )
+    if all(part.shape == (0,) for part in fields):
+        raise ValueError(f"{label}: the observation space is {space}; nothing in it can be shown to an agent")
+    return fields
+
+
+def _field(label: str, key: str | None, space: spaces.Space[Any], seen: Sequence[Any], planes: bool) -> Field:
+    """Say how a part of an observation is kept and shown."""
+    match space:
+        case spaces.Box() if planes:
+            return Field(key, space.shape, space.dtype, space.shape, np.dtype(np.int64), MINIGRID_PLANES)
+        case spaces.Box():
+            kept = np.uint8 if space.dtype == np.uint8 else np.float32
+            return Field(key, space.shape, space.dtype, space.shape, np.dtype(kept))
+        case spaces.Discrete():
+            return Field(key, (), space.dtype, (1,), np.dtype(np.int64), (int(space.n),), int(space.start) or None)
+        case spaces.MultiDiscrete() if space.nvec.ndim == 1:
+            choices = tuple(map(int, space.nvec))
+            return Field(
+                key,
+                space.shape,
+                space.dtype,
+                space.shape,
+                np.dtype(np.int64),
+                choices,
+                space.start if space.start.any() else None,
+            )
+        case spaces.MultiBinary():
+            return Field(key, space.shape, space.dtype, space.shape, np.dtype(np.float32))
+    if _is_text(space):
+        return _text_field(label, key, space, seen)
+    raise ValueError(
+        f"{label}: {key or 'the observation space'} is {space}; Box, Discrete, MultiDiscrete with one axis, "
+        "MultiBinary, or a Dict of these is expected"
+    )
+
+
+def _text_field(label: str, key: str | None, space: Any, seen: Sequence[str]) -> Field:
+    blanks = getattr(space, "ordered_placeholders", None)
+    if blanks:
+        ways = itertools.product(*(range(len(words)) for words in blanks))
+        texts = {space.mission_func(*(words[i] for words, i in zip(blanks, way, strict=True))): way for way in ways}
+    elif len(set(seen)) == 1:
+        texts = {seen[0]: ()}
+    else:
+        raise ValueError(
+            f"{label}: {key or 'the observation'} is a text that changes freely, such as {seen[0]!r} and {seen[1]!r}; "
+            "wrap the environment so that it shows numbers"
+        )
+    choices = tuple(len(words) for words in blanks or ())
+    return Field(key, (), np.dtype(object), (len(choices),), np.dtype(np.int64), choices, None, texts)
+
+
+def _shown(space: spaces.Space[Any], fields: Sequence[Field]) -> spaces.Space[Any]:
+    """Return the space of what the agent sees."""
+    boxes: dict[str | None, spaces.Box] = {}
+    for part in fields:
+        given = _parts(space)[part.key]
+        if part.choices:
+            boxes[part.key] = spaces.Box(0.0, 1.0, (*part.shape[:-1], sum(part.choices)), np.float32)
+        elif isinstance(given, spaces.Box):
+            boxes[part.key] = spaces.Box(given.low, given.high, given.shape, part.dtype.type)
+        elif part.shape != (0,):
+            boxes[part.key] = spaces.Box(0.0, 1.0, part.shape, np.float32)
+    return boxes[None] if None in boxes else spaces.Dict({str(key): box for key, box in boxes.items()})
+
+
+def _patched(obs: Obs, index: Tensor, parts: Obs) -> Obs:
+    """Return a copy of an observation with other values in some rows."""
+    if isinstance(obs, Tensor):
+        assert isinstance(parts, Tensor)
+        return obs.index_copy(0, index, parts)
+    return {name: part.index_copy(0, index, parts[name]) for name, part in obs.items()}  # type: ignore[index]

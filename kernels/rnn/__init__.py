@@ -1,0 +1,116 @@
+"""LSTM and GRU over a window in which rows forget wherever their start flag is true, exactly.
+
+Shapes: T time, B rows, D input features, H hidden units, N heads, K = H / N units of a head, G gates.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from torch import Tensor
+
+from . import loop, reference
+from .reference import gru_step, lstm_step
+
+__all__ = ["BACKENDS", "gru", "gru_step", "lstm", "lstm_step"]
+
+BACKENDS: dict[str, ModuleType] = {"reference": reference, "loop": loop}
+
+
+def lstm(
+    x_TBD: Tensor,
+    input_weight: Tensor,
+    bias: Tensor,
+    recurrent_GNKK: Tensor,
+    hidden_BH: Tensor,
+    cell_BH: Tensor,
+    start_TB: Tensor,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run an LSTM over a window.
+
+    i, f, g, o = input_weight x + bias + recurrent h, with h = c = 0 where the row starts, also if they held NaN;
+    c = sigmoid(f) c + sigmoid(i) tanh(g); h = sigmoid(o) tanh(c). With one head this is `torch.nn.LSTM` (whose two
+    biases are added). Source: Hochreiter and Schmidhuber 1997; the forget gate is of Gers et al. 2000.
+
+    Args:
+        x_TBD: the inputs, (T, B, D).
+        input_weight: (4 H, D), in the order i, f, g, o.
+        bias: (4 H,).
+        recurrent_GNKK: (4, N, K, K), gate, head, to, from: the units of a head hear those of their own head only.
+        hidden_BH: the hidden units before the first step, (B, H).
+        cell_BH: the cell before the first step, (B, H).
+        start_TB: (T, B) bool, true where the row forgets before that step.
+        backend: "reference" (autograd through the plain loop) or "loop" (the default: fast, not twice differentiable).
+
+    Returns:
+        The hidden units of every step (T, B, H), and the hidden units and the cell after the last.
+
+    Raises:
+        ValueError: for an unknown backend, or when the shapes do not fit.
+    """
+    _check(x_TBD, input_weight, recurrent_GNKK, hidden_BH, start_TB)
+    window = (x_TBD, input_weight, bias, recurrent_GNKK, hidden_BH, cell_BH, start_TB)
+    y_TBH, hidden_BH, cell_BH = _backend(backend).lstm(*window)
+    return y_TBH, hidden_BH, cell_BH
+
+
+def gru(
+    x_TBD: Tensor,
+    input_weight: Tensor,
+    bias: Tensor,
+    recurrent_GNKK: Tensor,
+    recurrent_bias: Tensor,
+    hidden_BH: Tensor,
+    start_TB: Tensor,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Run a GRU over a window.
+
+    r and z are sigmoids of input_weight x + bias + recurrent h, with h = 0 where the row starts, also if it held NaN;
+    n = tanh(input_weight x + bias + r * (recurrent h + recurrent_bias)); h = (1 - z) n + z h. With one head this is
+    `torch.nn.GRU` (whose biases of r and z are added). Source: Cho et al. 2014, in the form of cuDNN.
+
+    Args:
+        x_TBD: the inputs, (T, B, D).
+        input_weight: (3 H, D), in the order r, z, n.
+        bias: (3 H,).
+        recurrent_GNKK: (3, N, K, K), gate, head, to, from: the units of a head hear those of their own head only.
+        recurrent_bias: (H,), added to what n receives from the hidden units, inside the reset gate.
+        hidden_BH: the hidden units before the first step, (B, H).
+        start_TB: (T, B) bool, true where the row forgets before that step.
+        backend: "reference" (autograd through the plain loop) or "loop" (the default: fast, not twice differentiable).
+
+    Returns:
+        The hidden units of every step (T, B, H), and after the last.
+
+    Raises:
+        ValueError: for an unknown backend, or when the shapes do not fit.
+    """
+    _check(x_TBD, input_weight, recurrent_GNKK, hidden_BH, start_TB)
+    window = (x_TBD, input_weight, bias, recurrent_GNKK, recurrent_bias, hidden_BH, start_TB)
+    y_TBH, hidden_BH = _backend(backend).gru(*window)
+    return y_TBH, hidden_BH
+
+
+def _backend(name: str | None) -> ModuleType:
+    """A named backend runs or raises; without a name, the fast one runs."""
+    if name is not None and name not in BACKENDS:
+        raise ValueError(f"rnn: unknown backend {name!r}; choose one of {', '.join(BACKENDS)}")
+    return BACKENDS[name or "loop"]
+
+
+def _check(x_TBD: Tensor, input_weight: Tensor, recurrent_GNKK: Tensor, hidden_BH: Tensor, start_TB: Tensor) -> None:
+    time, batch, width = x_TBD.shape
+    gates, heads, units, _ = recurrent_GNKK.shape
+    expected = {
+        "input_weight": (tuple(input_weight.shape), (gates * heads * units, width)),
+        "hidden": (tuple(hidden_BH.shape), (batch, heads * units)),
+        "start": (tuple(start_TB.shape), (time, batch)),
+    }
+    for name, (came, wanted) in expected.items():
+        if came != wanted:
+            raise ValueError(
+                f"rnn: {name} has the shape {came}; inputs {tuple(x_TBD.shape)} and recurrent weights "
+                f"{tuple(recurrent_GNKK.shape)} need {wanted}"
+            )

@@ -1,0 +1,153 @@
+"""Every mistake is one line that says what came, what was expected and what to do; exit code 2, no traceback."""
+
+import errno
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mnemic.agents import checkpoint
+from mnemic.cli.main import main
+from mnemic.cli.names import choose
+
+from .conftest import TINY
+
+
+def complaint(argv: list[str], capsys: pytest.CaptureFixture[str], code: int = 2) -> str:
+    assert main(argv) == code
+    said = capsys.readouterr()
+    assert said.err.startswith("mnemic: ")
+    assert said.err.count("\n") == 1
+    assert "Traceback" not in said.err
+    return said.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ("trian", ["unknown command 'trian'", "choose one of train", "mnemic --help"]),
+        ("train endless-tmaze-lsmt", ["unknown recipe 'endless-tmaze-lsmt'", "choose one of endless-tmaze-lstm"]),
+        ("train endless-tmaze", ["is an environment", "mnemic train --env endless-tmaze"]),
+        ("train --env endles-tmaze", ["unknown environment 'endles-tmaze'", "choose one of endless-tmaze", "gym:"]),
+        ("train --env=gym:", ["unknown environment 'gym:'"]),
+        ("train --env gym:Nowhere-v0", ["Nowhere-v0"]),
+        ("train --env", ["--env needs a value"]),
+        ("train --env --seed 1", ["--env needs a value"]),
+        ("train --memory lsmt", ["unknown memory 'lsmt'", "choose one of lstm"]),
+        ("train --device tpu", ["device 'tpu'", "cpu"]),
+        ("train --device cuda:99", ["device 'cuda:99'", "cpu"]),
+        ("train --rows 3", ["unknown flag --rows", "--ppo.rows", "mnemic train --help"]),
+        ("train --ppo.learning-rte 1", ["unknown flag --ppo.learning-rte", "close to it: --ppo.learning-rate"]),
+        ("train --qqq=1", ["unknown flag --qqq;", "mnemic train --help"]),
+        ("train --steps many", ["--steps takes a whole number", "'many'"]),
+        ("train --steps 1e6", ["--steps takes a whole number", "'1e6'"]),
+        ("train --ppo.gamma high", ["--ppo.gamma takes a number", "'high'"]),
+        ("train --ppo.gamma 1.5", ["gamma is 1.5", "0..1"]),
+        ("train --ppo.rows 10 --ppo.minibatches 4", ["10 rows do not divide into 4 minibatches"]),
+        ("train --ppo.schedule slow", ["--ppo.schedule takes one of 'constant', 'linear'", "'slow'"]),
+        ("train --steps", ["--steps needs a value"]),
+        ("train --steps 0", ["steps is 0", "at least 1"]),
+        ("train --encoder.episode-flag False", ["takes no value", "--encoder.no-episode-flag"]),
+        ("train --encoder.episode-flag=False", ["takes no value", "--encoder.no-episode-flag"]),
+        ("train --steps 5 extra", ["unexpected 'extra'"]),
+        ("train --run .", ["exists and is not overwritten", "--run"]),
+        ("resume", ["resume takes one run folder"]),
+        ("resume nowhere", ["nowhere is not a run folder: it is not there"]),
+        ("resume nowhere --steps 5", ["nothing else"]),
+        ("eval", ["a run folder comes first", "mnemic eval RUN"]),
+        ("eval nowhere", ["nowhere is not a run folder"]),
+        ("play", ["a run folder comes first", "mnemic play RUN"]),
+        ("play .", ["it has no config.json"]),
+        ("list everything", ["unknown list 'everything'", "envs, memories, recipes"]),
+        ("list envs memories", ["one word, 2 came"]),
+        ("bench", ["say what to measure"]),
+        ("bench trane", ["unknown benchmark 'trane'", "choose one of train"]),
+        ("bench train --against sb4", ["--against takes one of 'sb3', 'torchrl'", "'sb4'"]),
+        ("bench train --turns 0", ["turns is 0"]),
+    ],
+)
+def test_mistakes(argv: str, words: list[str], capsys, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = complaint(argv.split(), capsys)
+    for word in words:
+        assert word in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("eval --episodes 0", ["episodes is 0", "at least 1"]),
+        ("eval --episode 5", ["unknown flag --episode", "--episodes"]),
+        ("eval --checkpoint 7", ["unknown checkpoint '7'", "choose one of", "512"]),
+        ("eval --device tpu", ["device 'tpu'"]),
+        ("eval --steps 1 --rows 2", ["no episode ended within 1 steps"]),
+        ("eval --env.corridors none", ["--env.corridors takes a whole number"]),
+        ("play --gif film.mp4", ["ends in .gif", "'film.mp4'"]),
+        ("play --gif nowhere/film.gif", ["the folder nowhere is not there"]),
+        ("play --delay -1", ["delay is -1.0", "at least 0"]),
+    ],
+)
+def test_mistakes_about_a_run(flags: str, words: list[str], capsys, finished: Path) -> None:
+    command, *rest = flags.split()
+    said = complaint([command, str(finished), *rest], capsys)
+    for word in words:
+        assert word in said
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    shutil.copytree(finished, tmp_path / "run", symlinks=True)
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("command", ["eval", "play"])
+def test_a_damaged_checkpoint_is_refused(command: str, copied: Path, capsys) -> None:
+    weights = copied / "checkpoints" / "512" / "policy" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert "is damaged or cut short" in complaint([command, str(copied)], capsys)
+
+
+def test_a_damaged_configuration_is_refused(copied: Path, capsys) -> None:
+    (copied / "config.json").write_text("{")
+    assert "is damaged: not JSON" in complaint(["eval", str(copied)], capsys)
+    (copied / "config.json").write_text("{}")
+    assert "does not fit this version" in complaint(["resume", str(copied)], capsys)
+
+
+def test_the_newest_run_is_offered(finished: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(finished.parent.parent)
+    finished.parent.joinpath("..", "runs").resolve()
+    (finished.parent.parent / "runs").symlink_to(finished.parent)
+    try:
+        assert "the newest run is runs/finished" in complaint(["eval"], capsys)
+    finally:
+        (finished.parent.parent / "runs").unlink()
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_earlier_checkpoint_good(tmp_path, monkeypatch, capsys) -> None:
+    write, calls = checkpoint._write_synced, []
+
+    def full(path: Path, blob: bytes) -> None:
+        calls.append(path)
+        if len(calls) > 4:  # the first checkpoint takes four files
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write(path, blob)
+
+    monkeypatch.setattr(checkpoint, "_write_synced", full)
+    run = tmp_path / "run"
+    said = complaint(["train", "--run", str(run), "--steps", "512", *TINY], capsys)
+    assert "No space left on device" in said
+    assert main(["eval", str(run), "--episodes", "8"]) == 0
+    assert "checkpoint 0" in capsys.readouterr().out
+
+
+def test_divergence_is_one_line_that_names_the_good_checkpoint(tmp_path, capsys) -> None:
+    argv = ["train", "--run", str(tmp_path / "run"), "--ppo.learning-rate", "1e38", "--steps", "1280", *TINY]
+    said = complaint(argv, capsys, code=1)
+    assert "the last good checkpoint is" in said
+
+
+def test_choices_come_closest_first() -> None:
+    with pytest.raises(ValueError, match=r"unknown core 'lstn'; choose one of lstm, gru, none; ask"):
+        choose("core", "lstn", ["gru", "none", "lstm"], more="ask")

@@ -1,0 +1,243 @@
+import dataclasses
+
+import pytest
+import torch
+
+from mnemic.envs import make_config
+from mnemic.envs.color_cubes import ColorCubesConfig
+from mnemic.envs.oracle import play_trials
+from mnemic.envs.picture import to_text
+from mnemic.envs.step import Step
+
+
+def play(config: ColorCubesConfig, batch: int, steps: int, noise: float = 0.3):
+    """States before and after each step of a player who sees all and sometimes errs, and what was done and said."""
+    env = config.build(batch, 0)
+    state, step = env.reset()
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        target = state.task.cell.gather(1, state.task.target[:, None]).squeeze(1)
+        wise = env.grid.toward(state.task.own, target)
+        drawn = torch.randint(0, env.actions, (batch,), generator=generator)
+        action = torch.where(torch.rand(batch, generator=generator) < noise, drawn, wise)
+        before, told = state, step
+        state, step = env.step(state, action)
+        yield before, told, action, state, step
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"preset": "trivial"},
+        {"preset": "medium"},
+        {"preset": "extreme"},
+        {"preset": "extreme", "teleport": 1.0},
+        {"preset": "extreme", "encoding": "ordered"},
+        {"preset": "extreme", "encoding": "ordered", "movers": "many", "teleport": 0.5},
+        {"preset": "medium", "movers": "many", "teleport": 0.5},
+        {"preset": "medium", "phase_reveal": False},
+        {"preset": "extreme", "phase_reveal": False, "size": 7, "cubes": 6, "phases": 8, "teleport": 0.5},
+        {"preset": "extreme", "encoding": "ordered", "phase_reveal": False, "own_position": False},
+        {"preset": "extreme", "interact": True, "target_shown": "always"},
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+def test_the_oracle_always_succeeds_on_the_shortest_ways(options: dict[str, object], seed: int) -> None:
+    # The horizon leaves no step to spare in the worst case, so one wrong turn would show.
+    longest = make_config("color-cubes", **options).longest_way
+    config = make_config("color-cubes", **options, horizon=longest)
+    trials = play_trials(config, config.oracle().act, batch=500, seed=seed)
+    assert bool((trials.info["success"] == 1).all())
+    assert trials.returns.unique().tolist() == [config.resolved().phases]
+
+
+@pytest.mark.parametrize("size", [3, 5, 10])
+def test_a_phase_takes_two_thirds_of_the_size(size: int) -> None:
+    config = ColorCubesConfig(size=size, phases=1, step_reward=-0.01)
+    trials = play_trials(config, config.oracle().act, batch=4000)
+    error = 4 * float(trials.steps.double().std()) / 4000**0.5
+    assert float(trials.steps.double().mean()) == pytest.approx(2 * size / 3, abs=error)
+    torch.testing.assert_close(trials.returns, 1 - 0.01 * trials.steps.double(), atol=1e-5, rtol=0)
+
+
+def test_cubes_that_jump_together_cost_a_player_of_extreme_some_steps_but_not_the_others() -> None:
+    def steps_and_wrong(**options: object) -> tuple[float, float]:
+        config = make_config("color-cubes", teleport=0.5, movers="many", interact=True, wrong_reward=-1.0, **options)
+        trials = play_trials(config, config.oracle().act, batch=2000)
+        assert bool((trials.info["success"] == 1).all())
+        return float(trials.steps.double().mean()), float(3 - trials.returns.mean())
+
+    steps, wrong = steps_and_wrong(preset="extreme")
+    assert wrong > 0.05
+    for options in ({"preset": "medium"}, {"preset": "extreme", "encoding": "ordered"}):
+        steps_known, wrong_known = steps_and_wrong(**options)
+        assert wrong_known == 0
+        assert steps > steps_known + 0.5
+
+
+def test_wandering_seldom_solves_it() -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def wander(obs, reward, episode_start, trial_start):
+        return torch.randint(0, 4, (len(obs),), generator=generator)
+
+    success = play_trials(ColorCubesConfig(), wander, batch=1000).info["success"]
+    assert float(success.mean()) < 0.15
+
+
+@pytest.mark.parametrize("interact", [False, True])
+@pytest.mark.parametrize("movers", ["one", "many"])
+def test_who_moves_when_and_where(movers: str, interact: bool) -> None:
+    config = ColorCubesConfig(movers=movers, teleport=0.3, interact=interact, size=4, wrong_reward=-0.5, horizon=99)
+    chances = jumps = collected = wrong = 0
+    movers_seen, targets_seen, landed = torch.zeros(3), torch.zeros(3), torch.zeros(16)
+    for before, _, action, after, step in play(config, 300, 60):
+        old, new = before.task, after.task
+        running = ~step.episode_start
+        row = torch.arange(300)
+        same = old.own == new.own
+        moved = (old.cell != new.cell) & running[:, None]
+        on_cube = old.cell == new.own[:, None]
+        is_target = torch.arange(3) == old.target[:, None]
+        tries = action == 4 if interact else ~same
+        hit = (on_cube & is_target).any(1) & tries
+        miss = (on_cube & ~is_target).any(1) & tries
+        torch.testing.assert_close(step.reward[running], hit[running].float() - 0.5 * miss[running].float())
+        assert torch.equal(new.phase[running], (old.phase + hit)[running])
+        # The target moves when it is collected, and then nothing else does.
+        assert torch.equal(moved[row, old.target], hit & running)
+        assert int(moved.sum(1).max()) <= (1 if movers == "one" else 2)
+        assert not bool((moved & ~is_target)[hit].any())
+        # Every cube that moved went to a cell that was free before and that nobody else went to.
+        landing = new.cell[moved]
+        owner = moved.nonzero()[:, 0]
+        assert not bool((old.cell[owner] == landing[:, None]).any())
+        assert not bool((new.own[owner] == landing).any())
+        assert all(len(set(cells)) == 3 for cells in new.cell.tolist())
+        chances += int((running & ~hit).sum())
+        jumps += int((moved & ~is_target).sum())
+        collected, wrong = collected + int((hit & running).sum()), wrong + int((miss & running).sum())
+        movers_seen += (moved & ~is_target).sum(0)
+        targets_seen += torch.bincount(new.target[hit & running], minlength=3)
+        landed += torch.bincount(landing, minlength=16)
+    rate = 0.3 if movers == "one" else 0.6
+    assert jumps / chances == pytest.approx(rate, abs=4 * (rate * 0.8 / chances) ** 0.5)
+    assert collected > 1000
+    assert wrong > 50
+    for counts in (movers_seen, targets_seen):
+        assert float((counts / counts.sum() - 1 / 3).abs().max()) < 0.04
+    assert float(landed.min()) > 0.5 * float(landed.mean())
+
+
+def parts(config: ColorCubesConfig, step: Step, final: bool = False) -> dict[str, torch.Tensor]:
+    obs = step.final_obs if final else step.obs
+    return {name: obs[:, where] for name, where in config.layout().items()}
+
+
+def onto(cells: torch.Tensor, size: int) -> torch.Tensor:
+    return torch.nn.functional.one_hot(cells, size).float()
+
+
+@pytest.mark.parametrize("phase_reveal", [True, False])
+@pytest.mark.parametrize("encoding", ["unordered", "ordered"])
+@pytest.mark.parametrize("preset", ["medium", "extreme"])
+def test_a_frame_shows_what_it_should_and_nothing_else(preset: str, encoding: str, phase_reveal: bool) -> None:
+    config = ColorCubesConfig(preset=preset, encoding=encoding, phase_reveal=phase_reveal, teleport=0.3, horizon=60)
+    kinds = set()
+    for before, _, _, after, step in play(config, 100, 50):
+        old, new = before.task, after.task
+        first = step.episode_start
+        moved = (old.cell != new.cell) & ~first[:, None]
+        collected = (old.phase != new.phase) & ~first
+        event = moved.any(1)
+        shown = (event | first)[:, None].expand(-1, 3)
+        if not phase_reveal:
+            shown = torch.where(collected[:, None], moved, shown)
+        colours = first | event & (preset == "medium")
+        seen = parts(config, step)
+        assert torch.equal(seen["own"], onto(new.own, 25))
+        assert torch.equal(seen["target"], onto(new.target, 3) * (first | collected)[:, None])
+        where = onto(new.cell, 25) * shown[:, :, None]
+        if encoding == "unordered":
+            assert torch.equal(seen["coloured"], (where * colours[:, None, None]).flatten(1))
+            assert torch.equal(seen["full"], where.sum(1))
+        else:
+            places = new.order[:, :, None]
+            assert torch.equal(seen["listed"], where.gather(1, places.expand(-1, -1, 25)).flatten(1))
+            assert torch.equal(seen["names"], (onto(new.order, 3) * colours[:, None, None]).flatten(1))
+            assert torch.equal(new.order[~first], old.order[~first])
+        kinds |= set(zip(first.tolist(), event.tolist(), collected.tolist(), strict=True))
+    assert kinds == {(True, False, False), (False, False, False), (False, True, False), (False, True, True)}
+
+
+def test_hiding_the_own_cell_and_always_showing_the_target() -> None:
+    config = ColorCubesConfig(own_position=False, target_shown="always", teleport=0.0)
+    for before, told, _, after, step in play(config, 50, 30):
+        seen = parts(config, step)
+        assert torch.equal(seen["own"].any(1), step.episode_start)
+        assert torch.equal(seen["target"], onto(after.task.target, 3))
+        assert not bool(parts(config, step, final=True)["own"].any())
+        assert told.obs.shape == (50, 25 + 75 + 25 + 3)
+        assert before.task.told.all()
+
+
+def test_the_list_has_another_order_in_every_episode() -> None:
+    state, _ = ColorCubesConfig(encoding="ordered").build(600, 0).reset()
+    orders, counts = state.task.order.unique(dim=0, return_counts=True)
+    assert len(orders) == 6
+    assert int(counts.min()) > 60
+
+
+def test_presets_are_filled_in_and_given_options_win() -> None:
+    def big(config: ColorCubesConfig) -> tuple[object, ...]:
+        full = config.resolved()
+        return full.cubes, full.phases, full.teleport, full.update_colours
+
+    assert big(ColorCubesConfig(preset="trivial")) == (1, 1, 0.0, True)
+    assert big(ColorCubesConfig()) == (3, 3, 0.1, True)
+    assert big(ColorCubesConfig(preset="extreme")) == (3, 3, 0.1, False)
+    assert big(ColorCubesConfig(preset="extreme", cubes=4, teleport=0.0)) == (4, 3, 0.0, False)
+    full = ColorCubesConfig(preset="extreme", phases=5).resolved()
+    assert None not in dataclasses.asdict(full).values()
+    assert full.resolved() == full
+    assert ColorCubesConfig().build(1, 0).episode_steps == 2 * 3 * 8
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cubes": 3, "size": 2}, "3 cubes, the agent and free cells to jump to need 5 cells and 2x2 has 4"),
+        ({"cubes": 5, "size": 3, "movers": "many"}, "need 11 cells and 3x3 has 9"),
+        ({"cubes": 9}, "cubes is 9; there are 8 colours"),
+        ({"cubes": 0}, "cubes is 0"),
+        ({"phases": 0}, "phases is 0"),
+        ({"size": 1}, "size is 1"),
+        ({"teleport": 1.5}, "teleport is 1.5; it must lie in 0..1"),
+        ({"horizon": 23}, "horizon is 23 and the shortest ways can take 24 steps"),
+        ({"horizon": 26, "interact": True}, "can take 27 steps"),
+        ({"preset": "hard"}, "choose one of trivial, medium, extreme"),
+        ({"wrong_reward": 1.0}, "wrong_reward is 1.0"),
+        ({"step_reward": float("inf")}, "step_reward is inf; it must be a finite number"),
+    ],
+)
+def test_contradictions_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^color-cubes: .*{message}"):
+        make_config("color-cubes", **options)
+
+
+def test_the_picture_shows_what_is_seen_and_what_must_be_remembered() -> None:
+    config = ColorCubesConfig(teleport=0.0, size=3)
+    env = config.build(1, 0)
+    state, _ = env.reset()
+    target = ["red", "green", "blue"][int(state.task.target[0])]
+    text = to_text(env.draw(state, 0))
+    assert (text.count("■"), text.count("□"), text.count("@")) == (3, 0, 1)
+    assert text.endswith(f"phase 1 of 3, target {target}")
+    wall = 0 if int(state.task.own[0]) < 3 else 1 if int(state.task.own[0]) > 5 else 2
+    for action in (wall, 3, 3):
+        before = int(state.task.phase[0])
+        state, _ = env.step(state, torch.tensor([action]))
+        text = to_text(env.draw(state, 0))
+        hollow = 0 if int(state.task.phase[0]) > before else 3 - int((state.task.cell == state.task.own[:, None]).sum())
+        assert text.count("□") == hollow

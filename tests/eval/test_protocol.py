@@ -1,0 +1,159 @@
+"""Evaluation plays whole trials of fresh episodes, and counts every episode once."""
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import pytest
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from mnemic.agents.encoder import EncoderConfig
+from mnemic.agents.policy import Policy
+from mnemic.envs.native import NativeEnv, Outcome
+from mnemic.envs.picture import FLOOR, Cell, Picture
+from mnemic.envs.step import EnvConfig
+from mnemic.eval.play import heat, memory_strip, watch, write_gif
+from mnemic.eval.protocol import evaluate, play_episodes
+from mnemic.eval.summary import by_place, summarise
+from mnemic.memory.none import NoneConfig
+
+
+class Count(NamedTuple):
+    episodes: Tensor  # (B,) ended in this trial
+    moves: Tensor  # (B,) in this episode
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountConfig(EnvConfig):
+    """Episode k of a trial (from 0) takes k + 1 steps; its last step pays k. A trial of six steps holds three."""
+
+    name: ClassVar[str] = "count"
+    summary: ClassVar[str] = "counts"
+
+    trial_steps: int | None = 6
+    shown: int = 1
+
+    def build(self, batch: int, seed: int, device: torch.device | str = "cpu") -> "CountEnv":
+        return CountEnv(self, batch, seed, device)
+
+
+class CountEnv(NativeEnv):
+    def __init__(self, config: CountConfig, batch: int, seed: int, device: torch.device | str) -> None:
+        super().__init__(
+            config,
+            batch,
+            seed,
+            device,
+            action_space=spaces.Discrete(2),
+            observation_space=spaces.Box(0, 1, (config.shown,)),
+            episode_steps=10,
+            trial_steps=config.trial_steps,
+        )
+
+    def begin(self, stream):
+        zero_B = torch.zeros(self.batch, dtype=torch.int64)
+        return Count(zero_B, zero_B)
+
+    def restart(self, task, stream):
+        return Count(task.episodes + 1, torch.zeros_like(task.moves))
+
+    def advance(self, task, action_B, stream):
+        task = Count(task.episodes, task.moves + 1)
+        over_B = task.moves > task.episodes
+        success_B = over_B & (task.episodes > 0)
+        return task, Outcome(over_B * task.episodes.float(), over_B, {"success": success_B})
+
+    def observe(self, task, episode_step_B):
+        return task.moves.float().unsqueeze(-1).expand(-1, self.config.shown)
+
+    def draw(self, state, row):
+        here = int(state.task.moves[row])
+        return Picture([[Cell("A", (200, 0, 0)) if i == here else FLOOR for i in range(4)]], "counting")
+
+
+def policy_for(config: EnvConfig) -> Policy:
+    torch.manual_seed(0)
+    env = config.build(1, 0)
+    return Policy(EncoderConfig(), NoneConfig(width=8), env.observation_space, env.action_space)
+
+
+@pytest.mark.parametrize(("episodes", "rows", "trials"), [(1, 1, 1), (3, 1, 1), (4, 1, 2), (8, 4, 4), (13, 4, 8)])
+def test_whole_trials_are_played_until_the_episodes_are_there(episodes: int, rows: int, trials: int) -> None:
+    played = play_episodes(policy_for(CountConfig()), CountConfig(), episodes=episodes, rows=rows)
+    assert sorted(played.places) == sorted([0, 1, 2] * trials)
+    assert sorted(played.lengths) == sorted([1, 2, 3] * trials)
+    assert sorted(played.returns) == sorted([0.0, 1.0, 2.0] * trials)
+    assert played.trial_returns == [3.0] * trials
+    assert len(set(played.trials)) == trials
+    assert played.rates == {"success"}
+
+
+def test_where_a_trial_is_one_episode_no_trial_is_told() -> None:
+    config = CountConfig(trial_steps=None)
+    played = play_episodes(policy_for(config), config, episodes=10, rows=4)
+    assert len(played.returns) == 12  # three in each of four rows
+    assert set(played.places) == {0}
+    assert by_place(played) == []
+    assert set(evaluate(policy_for(config), config, episodes=10, seed=0)) == {"return", "length", "success"}
+
+
+def test_figures_of_trials() -> None:
+    found = evaluate(policy_for(CountConfig()), CountConfig(), episodes=6, seed=0)
+    assert found == {"return": 1.0, "length": 2.0, "success": pytest.approx(2 / 3), "trial_return": 3.0}
+
+
+def test_a_limit_of_steps_leaves_the_rest_out() -> None:
+    played = play_episodes(policy_for(CountConfig()), CountConfig(), episodes=100, rows=2, max_steps=5)
+    assert sorted(played.places) == [0, 0, 1, 1]
+    assert played.trial_returns == []
+    none = play_episodes(policy_for(CountConfig()), CountConfig(trial_steps=None), episodes=100, rows=2, max_steps=0)
+    with pytest.raises(ValueError, match="no episode ended within 0 steps"):
+        summarise(none)
+
+
+def test_summary_draws_whole_trials_and_tells_places_apart() -> None:
+    played = play_episodes(policy_for(CountConfig()), CountConfig(), episodes=30, rows=10)
+    figures = summarise(played)
+    # Every trial is the same, so there is nothing to be unsure of, though its episodes differ.
+    assert figures["return"] == (1.0, 1.0, 1.0)
+    assert figures["success"] == pytest.approx((2 / 3,) * 3)
+    assert list(figures) == ["return", "success", "length", "trial_return"]
+    assert [place["return"].value for place in by_place(played)] == [0.0, 1.0, 2.0]
+    assert [place["success"].value for place in by_place(played)] == [0.0, 1.0, 1.0]
+
+
+def test_a_policy_of_another_task_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"count shows float32 of shape \(3,\), and the policy was made for .*\(1,\)"):
+        play_episodes(policy_for(CountConfig()), CountConfig(shown=3), episodes=1)
+
+
+def test_watching_shows_every_step_and_every_ending(tmp_path) -> None:
+    frames = list(watch(policy_for(CountConfig()), CountConfig(), episodes=3))
+    assert [(f.episode, f.step, bool(f.outcome)) for f in frames] == [
+        *((0, 0, False), (0, 1, True)),
+        *((1, 0, False), (1, 1, False), (1, 2, True)),
+        *((2, 0, False), (2, 1, False), (2, 2, False), (2, 3, True)),
+    ]
+    assert frames[-1].caption == "episode 3 · step 3 · reward +2.00 · solved: return +2.00"
+    assert frames[1].outcome == "not solved: return +0.00"
+    assert [f.picture.cells[0].index(Cell("A", (200, 0, 0))) for f in frames[5:]] == [0, 1, 2, 2]
+    assert len(list(watch(policy_for(CountConfig()), CountConfig(), episodes=3, max_steps=2))) == 3
+
+    write_gif(frames, tmp_path / "a.gif")
+    assert (tmp_path / "a.gif").read_bytes()[:6] == b"GIF89a"
+    with pytest.raises(ValueError, match="no frames"):
+        write_gif([], tmp_path / "b.gif")
+
+
+def test_memory_strip_keeps_the_strongest_entry_of_a_stretch() -> None:
+    held = torch.tensor([[0.0, 1.0, -3.0, 2.0], [9.0, 9.0, 9.0, 9.0]])
+    age = torch.tensor([[7], [7]])  # whole numbers are not shown
+    assert memory_strip((held, age), cells=2).tolist() == [0.5, -0.75]
+    assert memory_strip((held, age)).tolist() == [0.0, 0.5, -0.75, pytest.approx(2 / 3)]
+    assert memory_strip(()).size == 0
+    assert memory_strip(torch.tensor([[float("nan"), float("-inf")]])).tolist() == [0.0, -1.0]
+
+
+def test_heat_runs_from_blue_through_pale_to_red() -> None:
+    assert [heat(value) for value in (-1.0, 0.0, 1.0)] == [(40, 80, 200), (244, 244, 244), (200, 40, 40)]

@@ -1,0 +1,193 @@
+"""LSTM and GRU: against torch's, against rows cut into trials, and the fast loop against the definition."""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mnemic.kernels import rnn
+
+Close = Callable[[str, Tensor, Tensor], None]
+KINDS = {"lstm": (4, rnn.lstm, rnn.lstm_step), "gru": (3, rnn.gru, rnn.gru_step)}
+SHAPES = [(1, 1, 1, 2, 1), (7, 3, 5, 4, 2), (33, 5, 3, 6, 3), (20, 9, 8, 8, 1)]
+
+
+def leaves(kind: str, shape: tuple[int, int, int, int, int], dtype: torch.dtype) -> dict[str, Tensor]:
+    """What the kernel takes, in its order, without the start flags."""
+    torch.manual_seed(0)
+    time, batch, width, units, heads = shape
+    gates = KINDS[kind][0]
+    sizes = {
+        "x": (time, batch, width),
+        "input_weight": (gates * units, width),
+        "bias": (gates * units,),
+        "recurrent": (gates, heads, units // heads, units // heads),
+        **({"recurrent_bias": (units,)} if kind == "gru" else {}),
+        "hidden": (batch, units),
+        **({"cell": (batch, units)} if kind == "lstm" else {}),
+    }
+    return {name: torch.randn(size, dtype=dtype).requires_grad_() for name, size in sizes.items()}
+
+
+def starts(time: int, batch: int, chance: float) -> Tensor:
+    return torch.rand(time, batch, generator=torch.Generator().manual_seed(1)) < chance
+
+
+def run(kind: str, given: dict[str, Tensor], start_TB: Tensor, backend: str | None) -> dict[str, Tensor]:
+    """Outputs, final state, and the gradients of a weighted sum of both."""
+    names = ("y", "last_hidden", "last_cell")
+    results = KINDS[kind][1](*given.values(), start_TB, backend=backend)
+    torch.manual_seed(2)
+    loss = sum((part * torch.randn_like(part)).sum() for part in results)
+    gradients = torch.autograd.grad(loss, list(given.values()))
+    found = dict(zip(names, results, strict=False))
+    return found | {f"d_{name}": part for name, part in zip(given, gradients, strict=True)}
+
+
+@pytest.mark.usefixtures("poison")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("chance", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_loop_is_the_reference(
+    kind: str, shape: tuple[int, int, int, int, int], chance: float, dtype: torch.dtype, close: Close
+) -> None:
+    given, start = leaves(kind, shape, dtype), starts(*shape[:2], chance)
+    want = run(kind, given, start, "reference")
+    for name, got in run(kind, given, start, "loop").items():
+        close(name, got, want[name])
+
+
+@pytest.mark.parametrize("steps", [1, 3, 100])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_steps_whose_derivatives_are_computed_at_once_do_not_matter(
+    kind: str, steps: int, close: Close, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, start = leaves(kind, (8, 3, 2, 4, 1), torch.float64), starts(8, 3, 0.2)
+    monkeypatch.setattr(rnn.loop, "AT_ONCE", steps * 4 * 4 * 3)
+    want = run(kind, given, start, "reference")
+    for name, got in run(kind, given, start, "loop").items():
+        close(name, got, want[name])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_masks_that_stay_on_the_device_forget_like_indices(
+    kind: str, close: Close, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Off the CPU no step looks at which rows start; the same path, made to run here."""
+    given, start = leaves(kind, (9, 4, 3, 4, 1), torch.float64), starts(9, 4, 0.3)
+    want = run(kind, given, start, "loop")
+    monkeypatch.setattr(rnn.loop, "_starting", lambda start_TB: start_TB.unbind(0))
+    for name, got in run(kind, given, start, "loop").items():
+        close(name, got, want[name])
+
+
+@pytest.mark.parametrize("backend", rnn.BACKENDS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_starts_it_is_the_one_of_torch(kind: str, backend: str, close: Close) -> None:
+    given = leaves(kind, (11, 4, 3, 5, 1), torch.float64)
+    theirs = (nn.LSTM if kind == "lstm" else nn.GRU)(3, 5, dtype=torch.float64)
+    with torch.no_grad():
+        theirs.weight_ih_l0.copy_(given["input_weight"])
+        theirs.weight_hh_l0.copy_(given["recurrent"].flatten(0, 2))
+        theirs.bias_ih_l0.copy_(given["bias"])
+        theirs.bias_hh_l0.zero_()
+        if kind == "gru":
+            theirs.bias_hh_l0[10:] = given["recurrent_bias"]
+    state = tuple(given[name][None] for name in ("hidden", "cell") if name in given)
+    y, last = theirs(given["x"], state if kind == "lstm" else state[0])
+    results = (y, *(part[0] for part in last)) if kind == "lstm" else (y, last[0])
+    torch.manual_seed(2)
+    loss = sum((part * torch.randn_like(part)).sum() for part in results)
+    inputs = [given[name] for name in ("x", "hidden", "cell") if name in given]
+    parameters = [theirs.weight_ih_l0, theirs.weight_hh_l0, theirs.bias_ih_l0, theirs.bias_hh_l0]
+    d_x, d_hidden, *rest = torch.autograd.grad(loss, inputs + parameters)
+    d_cell = [rest.pop(0)] if kind == "lstm" else []
+    d_input, d_recurrent, d_bias, d_recurrent_bias = rest
+
+    got = run(kind, given, starts(11, 4, 0.0), backend)
+    for name, want in zip(("y", "last_hidden", "last_cell"), results, strict=False):
+        close(name, got[name], want)
+    close("d_x", got["d_x"], d_x)
+    close("d_hidden", got["d_hidden"], d_hidden)
+    for want in d_cell:
+        close("d_cell", got["d_cell"], want)
+    close("d_input_weight", got["d_input_weight"], d_input)
+    close("d_recurrent", got["d_recurrent"].flatten(0, 2), d_recurrent)
+    close("d_bias", got["d_bias"], d_bias)
+    if kind == "gru":
+        close("d_recurrent_bias", got["d_recurrent_bias"], d_recurrent_bias[10:])
+
+
+@pytest.mark.parametrize("backend", rnn.BACKENDS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_is_its_trials_one_by_one(kind: str, backend: str, close: Close) -> None:
+    given, start = leaves(kind, (20, 3, 3, 4, 2), torch.float64), starts(20, 3, 0.2)
+    kernel = KINDS[kind][1]
+    with torch.no_grad():
+        y, *_ = kernel(*given.values(), start, backend=backend)
+        for row in range(3):
+            cuts = [0, *(t for t in start[:, row].nonzero()[:, 0].tolist() if t), 20]
+            for first, last in pairwise(cuts):
+                trial = dict(given)
+                trial["x"] = given["x"][first:last, row : row + 1]
+                for name in {"hidden", "cell"} & set(given):
+                    state = given[name][row : row + 1]
+                    trial[name] = torch.zeros_like(state) if start[first, row] else state
+                want, *_ = kernel(*trial.values(), starts(last - first, 1, 0.0), backend=backend)
+                close(f"row {row} from {first}", y[first:last, row], want[:, 0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_is_a_window_of_one(kind: str, close: Close) -> None:
+    given, start = leaves(kind, (1, 4, 3, 6, 2), torch.float64), torch.tensor([[True, False, False, True]])
+    kernel, step = KINDS[kind][1:]
+    want = kernel(*given.values(), start)[1:]
+    given["x"] = given["x"][0]
+    got = step(*given.values(), start[0])
+    for one, other in zip(got if kind == "lstm" else [got], want, strict=True):
+        close("state", one, other)
+
+
+@pytest.mark.parametrize("backend", rnn.BACKENDS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_forgotten_past_may_be_nan(kind: str, backend: str) -> None:
+    given = leaves(kind, (6, 2, 3, 4, 1), torch.float32)
+    start = torch.zeros(6, 2, dtype=torch.bool)
+    start[0] = True
+    poisoned = dict(given)
+    for name in {"hidden", "cell"} & set(given):
+        poisoned[name] = torch.full_like(given[name], torch.nan).requires_grad_()
+    want, got = run(kind, given, start, backend), run(kind, poisoned, start, backend)
+    for name in want:
+        assert torch.equal(got[name], want[name]), name
+    assert not got["d_hidden"].any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_half_precision_is_computed_in_float32(kind: str, close: Close) -> None:
+    given = {name: part.detach().bfloat16() for name, part in leaves(kind, (12, 4, 3, 4, 1), torch.float32).items()}
+    start = starts(12, 4, 0.1)
+    want = KINDS[kind][1](*(part.float() for part in given.values()), start)
+    for got, precise in zip(KINDS[kind][1](*given.values(), start), want, strict=True):
+        close("result", got, precise.bfloat16())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_second_derivative_is_refused(kind: str) -> None:
+    given, start = leaves(kind, (3, 2, 3, 4, 1), torch.float32), starts(3, 2, 0.0)
+    y = KINDS[kind][1](*given.values(), start)[0]
+    with pytest.raises(RuntimeError, match=r"not twice differentiable .*use backend 'reference'"):
+        torch.autograd.grad(y.sum(), given["x"], create_graph=True)
+
+
+def test_mistakes_are_named() -> None:
+    given, start = leaves("gru", (3, 2, 3, 4, 1), torch.float32), starts(3, 2, 0.0)
+    with pytest.raises(ValueError, match="unknown backend 'cuda'; choose one of reference, loop"):
+        rnn.gru(*given.values(), start, backend="cuda")
+    with pytest.raises(ValueError, match=r"start has the shape \(3, 1\)"):
+        rnn.gru(*given.values(), start[:, :1])
+    with pytest.raises(ValueError, match=r"hidden has the shape \(1, 4\)"):
+        rnn.gru(*[*given.values()][:-1], given["hidden"][:1], start)

@@ -1,0 +1,341 @@
+"""The laws hold for every core of the registry, and each of them catches cores that break it."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mnemic.memory import MEMORIES, make_config
+from mnemic.memory.core import Core, State, map_state, select
+from mnemic.memory.laws import LAWS, BrokenLaw, Scale, check_core
+
+# Shorter than the window, so that rings wrap and segments end. Memo goes far with a longer segment, to be quick.
+SMALL: dict[str, dict[str, Any]] = {
+    "transformer": {"heads": 2, "context": 8},
+    "memo": {"heads": 2, "segment": 8, "summaries": 2, "sets": 2},
+    "aaren": {"heads": 2},
+}
+STACKED: dict[str, Any] = {"depth": 2, "residual": "gate", "mlp": 2}
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, {}) for name in MEMORIES},
+    **{f"{name}-stacked": (name, STACKED) for name in MEMORIES},
+    "gru-heads": ("gru", {"heads": 2}),
+    "lstm-heads": ("lstm", {"heads": 4, "depth": 2, "residual": "add"}),
+    "transformer-sink": ("transformer", {"sink": "kv", "context": 3}),
+    "transformer-kv0": ("transformer", {"sink": "kv0", "context": 100}),
+    "memo-overwrite": ("memo", {"store": "overwrite", "depth": 2}),
+    "memo-one-segment-of-gradient": ("memo", {"summary_gradient": 1}),
+}
+FAR = {"memo": {"segment": 200}}
+
+
+def config(variant: str, **options: Any) -> Any:
+    name, own = VARIANTS[variant]
+    return make_config(name, **{"width": 8, **SMALL.get(name, {}), **own, **options})
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_core_keeps_every_law(variant: str, law: str) -> None:
+    LAWS[law](config(variant).build, Scale(far=1_000, stream=1_000))
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_the_state_is_as_large_as_it_says_after_100_000_steps(name: str) -> None:
+    LAWS["state is data"](config(name, **FAR.get(name, {})).build, Scale(far=100_000))
+
+
+class Plain(Core):
+    """A recurrent core that keeps all laws, and what the broken ones below change."""
+
+    def __init__(self) -> None:
+        super().__init__(4)
+        self.of_input, self.of_hidden = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def initial_state(self, batch: int) -> State:
+        return self.of_input.weight.new_zeros(batch, 4)
+
+    def forget(self, state: State, start_B: Tensor) -> State:
+        return select(start_B, self.initial_state(1), state)
+
+    def move(self, x_BD: Tensor, state: State) -> tuple[Tensor, State]:
+        y_BD = torch.tanh(self.of_input(x_BD) + self.of_hidden(state))
+        return y_BD, y_BD
+
+    def step(self, x_BD: Tensor, state: State, start_B: Tensor) -> tuple[Tensor, State]:
+        return self.move(x_BD, self.forget(state, start_B))
+
+    def unroll(self, x_TBD: Tensor, state: State, start_TB: Tensor) -> tuple[Tensor, State]:
+        outputs = []
+        for x_BD, start_B in zip(x_TBD, start_TB, strict=True):
+            y_BD, state = Plain.step(self, x_BD, state, start_B)
+            outputs.append(y_BD)
+        return torch.stack(outputs), state
+
+
+class ForgetsAfterTheStep(Plain):
+    def step(self, x_BD: Tensor, state: State, start_B: Tensor) -> tuple[Tensor, State]:
+        y_BD, state = self.move(x_BD, state)
+        return y_BD, self.forget(state, start_B)
+
+
+class ForgetsTheOtherWayInUnroll(Plain):
+    def unroll(self, x_TBD: Tensor, state: State, start_TB: Tensor) -> tuple[Tensor, State]:
+        return super().unroll(x_TBD, state, start_TB[:1].expand_as(start_TB))
+
+
+class LeavesAnotherMemory(Plain):
+    """Its outputs of the window are right, and what it carries on is not."""
+
+    def unroll(self, x_TBD: Tensor, state: State, start_TB: Tensor) -> tuple[Tensor, State]:
+        y_TBD, state = super().unroll(x_TBD, state, start_TB)
+        return y_TBD, state * 1.01
+
+
+class OneClockForAllRows(Plain):
+    """A position that is right for the first row is taken for every row, in unroll."""
+
+    def initial_state(self, batch: int) -> State:
+        return super().initial_state(batch), torch.zeros(batch, 1, dtype=torch.int64)
+
+    def move(self, x_BD: Tensor, state: State) -> tuple[Tensor, State]:
+        hidden, clock = state
+        y_BD, hidden = super().move(x_BD + clock.to(x_BD).cos(), hidden)
+        return y_BD, (hidden, clock + 1)
+
+    def unroll(self, x_TBD: Tensor, state: State, start_TB: Tensor) -> tuple[Tensor, State]:
+        hidden, clock = state
+        return super().unroll(x_TBD, (hidden, clock[:1].expand_as(clock)), start_TB)
+
+
+class IgnoresWhatIsCarried(Plain):
+    def unroll(self, x_TBD: Tensor, state: State, start_TB: Tensor) -> tuple[Tensor, State]:
+        return super().unroll(x_TBD, torch.zeros_like(state), start_TB)
+
+
+class CountsFromTheWindow(Plain):
+    def unroll(self, x_TBD: Tensor, state: State, start_TB: Tensor) -> tuple[Tensor, State]:
+        time_T11 = torch.arange(len(x_TBD), dtype=x_TBD.dtype)[:, None, None]
+        return super().unroll(x_TBD + time_T11.cos(), state, start_TB)
+
+
+class ForgetsByMultiplying(Plain):
+    def forget(self, state: State, start_B: Tensor) -> State:
+        return state * ~start_B[:, None]
+
+
+class ForgetsInTheOutputOnly(Plain):
+    def forget(self, state: State, start_B: Tensor) -> State:
+        return state
+
+    def unroll(self, x_TBD: Tensor, state: State, start_TB: Tensor) -> tuple[Tensor, State]:
+        y_TBD, state = super().unroll(x_TBD, state, start_TB)
+        return torch.where(start_TB[..., None], 0.0, y_TBD), state
+
+
+class KeepsATrace(Plain):
+    def forget(self, state: State, start_B: Tensor) -> State:
+        return torch.where(start_B[:, None], 1e-9 * state, state)
+
+
+class KeepsAGradient(Plain):
+    """The values forget, the gradient does not."""
+
+    def forget(self, state: State, start_B: Tensor) -> State:
+        return super().forget(state, start_B) + torch.where(start_B[:, None], state - state.detach(), 0.0)
+
+
+class LooksAhead(Plain):
+    def unroll(self, x_TBD: Tensor, state: State, start_TB: Tensor) -> tuple[Tensor, State]:
+        return super().unroll(x_TBD + 1e-6 * x_TBD.roll(-1, 0), state, start_TB)
+
+
+class LooksAheadWithoutGradient(Plain):
+    def unroll(self, x_TBD: Tensor, state: State, start_TB: Tensor) -> tuple[Tensor, State]:
+        return super().unroll(x_TBD + x_TBD.mean(0, keepdim=True).sign(), state, start_TB)
+
+
+class SeesALaterStart(Plain):
+    def unroll(self, x_TBD: Tensor, state: State, start_TB: Tensor) -> tuple[Tensor, State]:
+        return super().unroll(x_TBD + start_TB.any(0)[:, None], state, start_TB)
+
+
+class NormalisesOverRows(Plain):
+    def move(self, x_BD: Tensor, state: State) -> tuple[Tensor, State]:
+        return super().move(x_BD - x_BD.mean(0), state)
+
+
+class MixesGradientsOfRows(Plain):
+    def move(self, x_BD: Tensor, state: State) -> tuple[Tensor, State]:
+        mean_D = x_BD.mean(0)
+        return super().move(x_BD + mean_D - mean_D.detach(), state)
+
+
+class WritesIntoTheStateItIsGiven(Plain):
+    def step(self, x_BD: Tensor, state: State, start_B: Tensor) -> tuple[Tensor, State]:
+        y_BD, after = super().step(x_BD, state, start_B)
+        with torch.no_grad():
+            state.copy_(after)
+        return y_BD, after
+
+
+class CountsInABuffer(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def move(self, x_BD: Tensor, state: State) -> tuple[Tensor, State]:
+        self.calls += 1
+        return super().move(x_BD, state)
+
+
+class KeepsItInTheModule(Plain):
+    hidden: Tensor | None = None
+
+    def move(self, x_BD: Tensor, state: State) -> tuple[Tensor, State]:
+        if self.hidden is not None and self.hidden.shape == state.shape:
+            state = state + self.hidden.to(state)
+        self.hidden = super().move(x_BD, state)[0].detach()
+        return self.hidden, self.hidden
+
+
+class GrowsWithoutSayingSo(Plain):
+    """A cache that holds every input of the trial."""
+
+    def initial_state(self, batch: int) -> State:
+        return super().initial_state(batch), self.of_input.weight.new_zeros(batch, 0, 4)
+
+    def move(self, x_BD: Tensor, state: State) -> tuple[Tensor, State]:
+        hidden, cache = state
+        y_BD, hidden = super().move(x_BD, hidden)
+        return y_BD, (hidden, torch.cat([cache, x_BD.to(cache)[:, None]], 1))
+
+
+class KeepsATensorThatIsNotInTheState(Plain):
+    """What a row remembers stands behind a number, as an index into a list of the module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = [torch.zeros(4)]
+
+    def initial_state(self, batch: int) -> State:
+        return super().initial_state(batch), torch.zeros(batch, 1, dtype=torch.int64)
+
+    def move(self, x_BD: Tensor, state: State) -> tuple[Tensor, State]:
+        hidden, index = state
+        y_BD, hidden = super().move(x_BD + len(self.seen), hidden)
+        self.seen.append(y_BD[0].detach())
+        return y_BD, (hidden, index + 1)
+
+
+class CutsTheGradientToTheState(Plain):
+    def unroll(self, x_TBD: Tensor, state: State, start_TB: Tensor) -> tuple[Tensor, State]:
+        return super().unroll(x_TBD, map_state(Tensor.detach, state), start_TB)
+
+
+class CutsTheGradientOfTheMemoryItLeaves(Plain):
+    def unroll(self, x_TBD: Tensor, state: State, start_TB: Tensor) -> tuple[Tensor, State]:
+        y_TBD, state = super().unroll(x_TBD, state, start_TB)
+        return y_TBD, state.detach()
+
+
+class ScalesAWeightGradient(Plain):
+    def unroll(self, x_TBD: Tensor, state: State, start_TB: Tensor) -> tuple[Tensor, State]:
+        y_TBD, state = super().unroll(x_TBD, state, start_TB)
+        bias = self.of_input.bias
+        return y_TBD + 1e-3 * (bias - bias.detach()), state
+
+
+class Overflows(Plain):
+    def move(self, x_BD: Tensor, state: State) -> tuple[Tensor, State]:
+        weight = torch.exp(x_BD)
+        return weight / (1 + weight), state
+
+
+class DividesByZero(Plain):
+    def move(self, x_BD: Tensor, state: State) -> tuple[Tensor, State]:
+        return super().move(x_BD / x_BD.norm(dim=-1, keepdim=True), state)
+
+
+class LeavesHalfPrecision(Plain):
+    def move(self, x_BD: Tensor, state: State) -> tuple[Tensor, State]:
+        y_BD, state = super().move(x_BD, state)
+        return y_BD.double(), state
+
+
+class GrowsWithoutBound(Plain):
+    def move(self, x_BD: Tensor, state: State) -> tuple[Tensor, State]:
+        state = 1.2 * state + self.of_input(x_BD)
+        return state, state
+
+
+BROKEN: list[tuple[str, type[Core]]] = [
+    ("step is unroll", ForgetsAfterTheStep),
+    ("step is unroll", ForgetsTheOtherWayInUnroll),
+    ("step is unroll", LeavesAnotherMemory),
+    ("step is unroll", OneClockForAllRows),
+    ("chunks do not matter", IgnoresWhatIsCarried),
+    ("chunks do not matter", CountsFromTheWindow),
+    ("forgetting is exact", ForgetsAfterTheStep),
+    ("forgetting is exact", ForgetsByMultiplying),
+    ("forgetting is exact", ForgetsInTheOutputOnly),
+    ("forgetting is exact", KeepsATrace),
+    ("forgetting is exact", KeepsAGradient),
+    ("causal", LooksAhead),
+    ("causal", LooksAheadWithoutGradient),
+    ("causal", SeesALaterStart),
+    ("rows are independent", NormalisesOverRows),
+    ("rows are independent", MixesGradientsOfRows),
+    ("state is data", WritesIntoTheStateItIsGiven),
+    ("state is data", CountsInABuffer),
+    ("state is data", KeepsItInTheModule),
+    ("state is data", GrowsWithoutSayingSo),
+    ("state is data", KeepsATensorThatIsNotInTheState),
+    ("gradients agree", CutsTheGradientToTheState),
+    ("gradients agree", CutsTheGradientOfTheMemoryItLeaves),
+    ("gradients agree", ScalesAWeightGradient),
+    ("survives", Overflows),
+    ("survives", DividesByZero),
+    ("survives", LeavesHalfPrecision),
+    ("survives", GrowsWithoutBound),
+]
+
+
+@pytest.mark.parametrize(("law", "broken"), BROKEN, ids=lambda value: getattr(value, "__name__", value))
+def test_a_broken_core_is_caught(law: str, broken: type[Core]) -> None:
+    with pytest.raises(BrokenLaw, match=f"^law '{law}': ") as caught:
+        LAWS[law](broken, Scale(far=100, stream=1_000))
+    assert caught.value.law == law
+
+
+def test_every_law_catches_something() -> None:
+    assert {law for law, _ in BROKEN} == set(LAWS)
+
+
+def test_a_core_of_ones_own_in_one_call() -> None:
+    check_core(Plain, Scale(far=1_000, stream=100))
+
+
+def test_one_call_tries_every_law(monkeypatch: pytest.MonkeyPatch) -> None:
+    names, tried = list(LAWS), []
+    for name in names:
+        monkeypatch.setitem(LAWS, name, lambda build, scale, name=name: tried.append((name, build, scale.steps)))
+    check_core(Plain)
+    assert tried == [(name, Plain, 24) for name in names]
+
+
+def test_the_message_says_what_was_seen_expected_and_where() -> None:
+    with pytest.raises(BrokenLaw, match=r"part state, afterwards: \S+ instead of \S+ at \[\d, \d\], worst difference"):
+        LAWS["state is data"](WritesIntoTheStateItIsGiven, Scale(far=100))
+
+
+def test_the_laws_leave_the_random_state_alone() -> None:
+    before = torch.get_rng_state()
+    LAWS["causal"](Plain, Scale())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_too_small_a_scale_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 2 rows and 4 steps, not 1 and 24"):
+        check_core(Plain, Scale(batch=1))
