@@ -46,7 +46,7 @@ def bench(argv: list[str]) -> int:
 
     lines = bench_train(options.against, turns=options.turns, windows=options.windows, rows=options.rows or None)
     console, table = Console(highlight=False), Table()
-    for header in ("", "steps/s", "mnemic is faster by"):
+    for header in ("", "steps/s", "mnemic is faster"):
         table.add_column(header, justify="right" if header else "left", no_wrap=True)
     for line in lines:
         table.add_row(line.name, f"{line.steps_per_second:,.0f}", f"{line.ours_over_it:.1f}x")

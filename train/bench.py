@@ -1,8 +1,8 @@
 """Steps per second of training, end to end, beside another project: same task, same LSTM width, same machine, one run.
 
-Both sides learn the recipe's task with its rows, window, epochs and minibatches. They take turns, and the ratio is taken
-turn by turn, so that a machine whose speed drifts does not decide it. The peer gets its environments in two ways: its own
-usual one (one Gymnasium environment per row, side by side in one process) and our batched one, which costs it nothing.
+Both sides learn the recipe's task. They take turns, and the ratio is taken turn by turn, so that a machine whose speed
+drifts does not decide it. A peer runs in several ways: with the environments that its users have (one Gymnasium
+environment per row), and with our batched one, which leaves the trainers alone to be compared.
 """
 
 from __future__ import annotations
@@ -12,12 +12,10 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
-from ..envs.endless_tmaze import EndlessTMazeConfig
-from ..memory.rnn import LSTMConfig
 from .config import TrainConfig
 from .ppo import learn
 from .recipes import endless_tmaze_lstm
@@ -53,12 +51,10 @@ def bench_train(peer: Peer, *, turns: int = 3, windows: int = 2, rows: int | Non
     config = replace(config, ppo=replace(config.ppo, rows=rows or config.ppo.rows))
     sides: dict[str, Turn] = {"mnemic": ours(config, 10 * windows)}
     try:
-        if peer == "sb3":
-            sides |= sb3_turns(config, windows)
-        else:
-            sides |= torchrl_turns(config, windows)
+        from . import peers
     except ModuleNotFoundError as error:
         raise ValueError(f"{error.name} is not installed; `pip install 'mnemic[bench]'` brings the peers") from None
+    sides |= peers.sb3_turns(config, windows) if peer == "sb3" else peers.torchrl_turns(config, windows)
     seen: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(turns + 1):
         for name, turn in sides.items():
@@ -76,7 +72,7 @@ def bench_train(peer: Peer, *, turns: int = 3, windows: int = 2, rows: int | Non
 
 def machine() -> str:
     """Return the machine in words."""
-    return f"{torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}"
+    return f"{torch.get_num_threads()} threads, {platform.machine()} CPU, torch {torch.__version__}"
 
 
 def ours(config: TrainConfig, windows: int) -> Turn:
@@ -107,51 +103,3 @@ def ours(config: TrainConfig, windows: int) -> Turn:
         return windows * config.ppo.batch_steps / (time.perf_counter() - began)
 
     return turn
-
-
-def sb3_turns(config: TrainConfig, windows: int) -> dict[str, Turn]:
-    """Return turns of RecurrentPPO with one LSTM, shared by actor and critic as ours is."""
-    import gymnasium
-    from sb3_contrib import RecurrentPPO
-    from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
-
-    from .sb3 import BatchedVecEnv
-
-    ppo, env, width = config.ppo, config.env, config.memory.width
-
-    def turns_of(rows: VecEnv) -> Turn:
-        model = RecurrentPPO(
-            "MlpLstmPolicy",
-            rows,
-            n_steps=ppo.window,
-            batch_size=ppo.batch_steps // ppo.minibatches,
-            n_epochs=ppo.epochs,
-            learning_rate=ppo.learning_rate,
-            gamma=ppo.gamma,
-            gae_lambda=ppo.gae_lambda,
-            ent_coef=ppo.entropy_weight,
-            max_grad_norm=ppo.max_grad_norm,
-            policy_kwargs={
-                "lstm_hidden_size": width,
-                "shared_lstm": True,
-                "enable_critic_lstm": False,
-                "net_arch": [],
-            },
-            device="cpu",
-        )
-
-        def turn() -> float:
-            began = time.perf_counter()
-            model.learn(windows * ppo.batch_steps, reset_num_timesteps=False)
-            return windows * ppo.batch_steps / (time.perf_counter() - began)
-
-        return turn
-
-    options = config_to_dict(env)
-    twin = to_gymnasium_id(options.pop("name"))
-    return {
-        "sb3-contrib RecurrentPPO, one environment per row": turns_of(
-            DummyVecEnv([lambda: gymnasium.make(twin, **options) for _ in range(ppo.rows)])
-        ),
-        "sb3-contrib RecurrentPPO, our batched environment": turns_of(BatchedVecEnv(env.build(ppo.rows, config.seed))),
-    }

@@ -38,7 +38,7 @@ def config(variant: str, **options: Any) -> Any:
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_core_keeps_every_law(variant: str, law: str) -> None:
-    LAWS[law](config(variant).build, Scale(far=1_000, stream=1_000))
+    LAWS[law](config(variant).build, Scale(far=300, stream=300))
 
 
 @pytest.mark.parametrize("name", MEMORIES)
