@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 
 from ..envs import ENVS
@@ -87,3 +88,12 @@ def check_device(name: str) -> str:
     if name in here:
         return name
     raise ValueError(f"device {name!r} is not here; this machine has {', '.join(here)}")
+
+
+def idle_threads() -> int:
+    """Return how many threads a run on this machine should use: all cores up to four, or one where others are at work.
+
+    Threads that wait for each other on a busy core make small networks many times slower than one thread is.
+    """
+    cores = len(os.sched_getaffinity(0))
+    return min(cores, 4) if os.getloadavg()[0] < 0.5 else 1

@@ -33,7 +33,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, 1 where training diverged, 2 for a mistake, 130 for Ctrl-C."""
+    """Run a command and return its exit code: 0, 1 where a run broke down, 2 for a mistake, 130 for Ctrl-C."""
     args = list(sys.argv[1:] if argv is None else argv)
     try:
         code = _run(args)
@@ -53,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not _on_purpose(error.__traceback__):
             raise
         return _say(str(error), 2)
-    except RuntimeError as error:
-        if type(error).__name__ != "DivergedError":  # by name: its module is heavy, and loaded if it was raised
+    except RuntimeError as error:  # training diverged, or the process of an environment died
+        if not _on_purpose(error.__traceback__):
             raise
         return _say(str(error), 1)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from dataclasses import replace
@@ -28,10 +27,11 @@ def train(argv: list[str]) -> int:
         _print_choices()
     config, label, path = _configure(argv)
     choices.check_device(config.device)
+    config = replace(config, threads=config.threads or choices.idle_threads())
     about = _about(config)  # builds both, so that what cannot be built leaves no folder behind
     path = path or _free(Path("runs") / f"{label}-seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}")
     folder = RunFolder.create(path, config)
-    print(f"{about}; device {config.device}\nrun folder {path}", flush=True)
+    print(f"{about}\nrun folder {path}", flush=True)
     return _finish(folder, config, run_training(config, folder, partial(evaluate, env_config=config.env)))
 
 
@@ -45,11 +45,11 @@ def resume(argv: list[str]) -> int:
         raise ValueError("resume takes one run folder and nothing else: `mnemic resume RUN`" + newest_hint())
     folder, config = open_folder(path)
     choices.check_device(config.device)
-    steps = int(folder.last().name)
-    if _is_finished(folder, config, steps):
+    steps, finished = folder.progress(config) if folder.begun() else (0, False)
+    if finished:
         print(f"{path} is finished, after {steps:,} steps; `mnemic eval {path}` plays it")
         return 0
-    print(f"{_about(config)}; device {config.device}\nrun folder {path}, from step {steps:,}", flush=True)
+    print(f"{_about(config)}\nrun folder {path}, from step {steps:,}", flush=True)
     return _finish(folder, config, run_training(config, folder, partial(evaluate, env_config=config.env), resume=True))
 
 
@@ -87,7 +87,11 @@ def _about(config: TrainConfig) -> str:
     finally:
         env.close()
     parameters = sum(part.numel() for part in policy.parameters())
-    lines = [f"task {config.env.label}, memory {config.memory.name}, {parameters:,} parameters"]
+    threads = f" with {config.threads} threads" if config.device == "cpu" else ""
+    lines = [
+        f"task {config.env.label}, memory {config.memory.name}, {parameters:,} parameters; "
+        f"device {config.device}{threads}"
+    ]
     context = getattr(config.memory, "context", None)
     if isinstance(context, int) and env.trial_steps and 0 < context < env.trial_steps:
         trial = f"a trial takes up to {env.trial_steps}"
@@ -104,22 +108,9 @@ def _finish(folder: RunFolder, config: TrainConfig, result: Result) -> int:
     why = {"solved": "solved", "done": "all steps done"}[result.why]
     print(f"{why}: {result.steps:,} steps in {result.seconds:.1f} s")
     evaluate_run(folder, config, EvalOptions(episodes=config.evaluation.confirm_episodes, device=config.device))
-    print(
-        f"curves     tensorboard --logdir {path.parent}\nnext       mnemic eval {path}\n           mnemic play {path}"
-    )
+    print(f"curves     tensorboard --logdir {path.parent}, then open http://localhost:6006/#custom_scalars")
+    print(f"next       mnemic eval {path}\n           mnemic play {path}")
     return 0
-
-
-def _is_finished(folder: RunFolder, config: TrainConfig, steps: int) -> bool:
-    """Say whether the newest checkpoint is the last of the run: its steps are done, or it was found solved there."""
-    if steps >= config.updates * config.ppo.batch_steps:
-        return True
-    try:
-        lines = (folder.path / "metrics.jsonl").read_text().splitlines()
-    except FileNotFoundError:
-        return False
-    whole = [json.loads(line) for line in lines if line.endswith("}")]  # a kill may have cut the last one short
-    return any(figures["steps"] == steps and figures.get("eval/solved") for figures in whole)
 
 
 def _free(path: Path) -> Path:

@@ -55,7 +55,7 @@ def test_init_is_the_only_module_at_the_root_and_imports_nothing() -> None:
 
 def test_constraints_pin_every_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = project["dependencies"] + sum(project["optional-dependencies"].values(), [])
+    wanted = project["dependencies"] + [entry for extra in project["optional-dependencies"].values() for entry in extra]
     names = {entry.split(">")[0].split("[")[0] for entry in wanted} - {"mnemic"}
     pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
     assert names <= pinned

@@ -44,7 +44,8 @@ class PPOConfig(LossConfig):
     gae_lambda: float = 0.95
     """How far an advantage looks ahead before it trusts the value."""
     cut_returns: bool = True
-    """Returns end with the episode. False: they end with the trial, so what an episode teaches the next one counts."""
+    """Returns end with the episode. False: they end with the trial, so what an episode teaches the next one counts.
+    A trial that its clock ends is worth what its last observation promises, as an episode that its clock ends is."""
     target_kl: float = 0.0
     """Stop the passes over a window once the policy has moved this far (approx_kl); 0 for never."""
 
@@ -116,6 +117,9 @@ class TrainConfig:
     """Decides everything that is random."""
     device: str = "cpu"
     """cpu, cuda, cuda:1, ..."""
+    threads: int = 0
+    """CPU threads; 0: `mnemic train` uses all cores, four at most, or one where the machine is busy, and notes which
+    in config.json. The same number gives the same bits."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the learning pass; bfloat16 is meant for GPUs."""
     checkpoint_seconds: float = 60.0
@@ -131,6 +135,8 @@ class TrainConfig:
             raise ValueError(f"keep_checkpoints is {self.keep_checkpoints}; it must be at least 1")
         if not self.checkpoint_seconds >= 0:
             raise ValueError(f"checkpoint_seconds is {self.checkpoint_seconds}; it must be at least 0")
+        if self.threads < 0:
+            raise ValueError(f"threads is {self.threads}; it must be at least 0")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}; it must lie in 0..2^63-1")
 

@@ -32,7 +32,7 @@ class Finished:
             "charts/episodic_return": self.episode_returns,
             "charts/episodic_length": [float(length) for length in self.episode_lengths],
         }
-        named |= {f"charts/{name}": values for name, values in self.info.items()}
+        named |= {f"{'charts' if name == 'success' else 'task'}/{name}": values for name, values in self.info.items()}
         if self.many:
             named["trial/return"] = self.trial_returns
             named |= {f"trial/return_episode_{place}": v for place, v in sorted(self.by_episode.items())}

@@ -1,7 +1,8 @@
 """Where a run's figures go: TensorBoard, a JSON line per update, and a line of progress on the terminal.
 
 The x axis is environment steps. Tags: `charts/` (episodic return and length, success, steps per second), `losses/`,
-`trial/` (return by place of the episode in its trial), `memory/` (bytes per row, size of the state), `eval/`, `time/`.
+`task/` (other figures of the task), `trial/` (return by place of the episode in its trial), `memory/` (bytes per row,
+size of the state), `eval/` and `time/`.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ LAYOUT = {
         "return": ["Multiline", ["charts/episodic_return", "eval/return"]],
         "success": ["Multiline", ["charts/success", "eval/success"]],
         "steps per second": ["Multiline", ["charts/sps"]],
-        "memory: size of the state": ["Multiline", [r"memory/state_rms.*"]],
-        "policy": ["Multiline", ["losses/entropy", "losses/approx_kl", "losses/clip_fraction"]],
+        "memory: root mean square of the state": ["Multiline", [r"memory/state_rms.*"]],
+        "policy: entropy": ["Multiline", ["losses/entropy"]],
+        "policy: how far it moves in an update": ["Multiline", ["losses/approx_kl", "losses/clip_fraction"]],
         "value": ["Multiline", ["losses/value_loss", "losses/explained_variance"]],
         "return by episode in the trial": ["Multiline", [r"trial/return_episode_.*"]],
     }

@@ -134,7 +134,6 @@ def _look(training: Training, evaluate: Evaluate) -> dict[str, float]:
 def _figures(training: Training, losses: dict[str, float], acting: float, learning: float) -> dict[str, float]:
     steps = training.config.ppo.batch_steps
     named = {f"losses/{name}": value for name, value in losses.items()}
-    named["charts/learning_rate"] = named.pop("losses/learning_rate")
     named["charts/sps"] = steps / (acting + learning)
     named |= {"time/acting_seconds": acting, "time/learning_seconds": learning}
     named["memory/bytes_per_row"] = float(training.policy.core.state_bytes(training.env.trial_steps or 0))

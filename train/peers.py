@@ -1,7 +1,7 @@
 """The other side of `mnemic bench train`: sb3-contrib and TorchRL, each training our task by its own means, on the CPU.
 
-Both get the rows, window, passes, minibatches and LSTM width of our configuration, one LSTM for actor and critic, and an
-encoder of one linear layer. sb3-contrib also comes once with its own defaults.
+Both get the rows, window, passes, minibatches and LSTM width of our configuration, one LSTM for actor and critic, and
+an encoder of one linear layer. sb3-contrib also comes once with its own defaults.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def _torchrl_turn(config: TrainConfig, rows: EnvBase, windows: int) -> Turn:
                     for index in torch.randperm(ppo.rows).chunk(ppo.minibatches):
                         losses = loss(batch[index])
                         optimizer.zero_grad()
-                        sum(losses[key] for key in _LOSSES).backward()  # type: ignore[union-attr]
+                        sum(losses[key] for key in _LOSSES).backward()
                         nn.utils.clip_grad_norm_(loss.parameters(), ppo.max_grad_norm)
                         optimizer.step()
         return windows * ppo.batch_steps / (time.perf_counter() - began)

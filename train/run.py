@@ -85,6 +85,16 @@ class RunFolder:
             raise CheckpointError(f"{self.path} has no checkpoint yet")
         return self.checkpoints / str(steps[-1])
 
+    def progress(self, config: TrainConfig) -> tuple[int, bool]:
+        """Return the steps at the newest checkpoint, and whether the run was at its end there: all done, or solved.
+
+        Raises:
+            CheckpointError: there is no checkpoint, or it cannot be used.
+        """
+        data, _ = read(self.last() / "training_state", "training state")
+        finished = data["updates"] >= config.updates or bool(data["figures"].get("solved"))
+        return data["updates"] * config.ppo.batch_steps, finished
+
     def save(self, training: Training, keep: int) -> Path:
         """Write a checkpoint, point `last` to it and drop all but the newest `keep`.
 
@@ -114,6 +124,8 @@ class Training:
     def __init__(self, config: TrainConfig) -> None:
         """Begin a run: the seed decides the weights, the tasks, the actions and the minibatches."""
         self.config = config
+        if config.threads:
+            torch.set_num_threads(config.threads)
         device = torch.device(config.device)
         torch.manual_seed(config.seed)
         self.env = config.env.build(config.ppo.rows, config.seed, device)
@@ -125,7 +137,7 @@ class Training:
         )
         self.acting: Acting = start(self.env, self.policy)
         self.sampling = torch.Generator(device).manual_seed(config.seed)
-        self.shuffling = torch.Generator().manual_seed(config.seed)
+        self.shuffling = torch.Generator().manual_seed(config.seed + 1)
         self.meter = EpisodeMeter(config.ppo.rows)
         self.updates = 0
         self.seconds = 0.0
@@ -180,6 +192,12 @@ class Training:
                 self.acting = from_parts(self.acting, on_device, "acting")
                 self.meter.state = {name: tensors[f"meter.{name}"] for name in self.meter.state}
             self.updates, self.seconds, self.figures = data["updates"], data["seconds"], data["figures"]
+            if not self.env.resumable:
+                self.env.close()
+                # Other episodes than those that the run began with.
+                seed = self.config.seed + 1_000_003 * self.updates
+                self.env = self.config.env.build(self.config.ppo.rows, seed, self.env.device)
+                self.acting = start(self.env, self.policy)
         except (KeyError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"{checkpoint} does not fit the configuration of its run: {reason}") from None
