@@ -87,7 +87,7 @@ def _about(config: TrainConfig) -> str:
     finally:
         env.close()
     parameters = sum(part.numel() for part in policy.parameters())
-    threads = f" with {config.threads} threads" if config.device == "cpu" else ""
+    threads = f", {config.threads} thread{'s' * (config.threads > 1)}" if config.device == "cpu" else ""
     lines = [
         f"task {config.env.label}, memory {config.memory.name}, {parameters:,} parameters; "
         f"device {config.device}{threads}"

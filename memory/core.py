@@ -62,6 +62,13 @@ class Core(nn.Module, ABC):
             The outputs (T, B, D) and the memory after the last step.
         """
 
+    def gates(self, x_BD: Tensor, state: State, start_B: Tensor) -> dict[str, Tensor]:
+        """Return how open each kind of gate is at a step, by name, any shape in 0..1; what a step takes, it takes.
+
+        Here: nothing, for a core without gates.
+        """
+        return {}
+
     def state_bytes(self, steps: int) -> int:
         """Return the bytes that the memory of one row takes after `steps` steps of a trial.
 

@@ -10,6 +10,7 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..kernels import rnn
 from .core import Core, MemoryConfig
@@ -67,6 +68,11 @@ class GRU(Core):
         y_TBD, hidden = rnn.gru(x_TBD, *self._weights, state.hidden, start_TB)
         return y_TBD, GRUState(hidden)
 
+    def gates(self, x_BD: Tensor, state: GRUState, start_B: Tensor) -> dict[str, Tensor]:
+        """Return the reset and the update gate, (B, D)."""
+        reset, update, _ = _gates(self, x_BD, state.hidden, start_B)
+        return {"reset": reset, "update": update}
+
     @property
     def _weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self.input_weight, self.bias, self.recurrent, self.recurrent_bias
@@ -94,6 +100,19 @@ class LSTM(Core):
         """Take T steps."""
         y_TBD, *after = rnn.lstm(x_TBD, self.input_weight, self.bias, self.recurrent, *state, start_TB)
         return y_TBD, LSTMState(*after)
+
+    def gates(self, x_BD: Tensor, state: LSTMState, start_B: Tensor) -> dict[str, Tensor]:
+        """Return the input, the forget and the output gate, (B, D)."""
+        entry, forget, _, output = _gates(self, x_BD, state.hidden, start_B)
+        return {"input": entry, "forget": forget, "output": output}
+
+
+def _gates(layer: GRU | LSTM, x_BD: Tensor, hidden_BD: Tensor, start_B: Tensor) -> tuple[Tensor, ...]:
+    """Return the sigmoid of what each gate receives; where the gate is the candidate, it means nothing."""
+    gates, heads = layer.recurrent.shape[:2]
+    hidden_BD = hidden_BD.masked_fill(start_B[:, None], 0.0)
+    heard = torch.einsum("gnij,bnj->bgni", layer.recurrent, hidden_BD.reshape(len(hidden_BD), heads, -1)).flatten(1)
+    return (F.linear(x_BD, layer.input_weight, layer.bias) + heard).sigmoid().chunk(gates, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

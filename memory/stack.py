@@ -117,6 +117,16 @@ class Stack(Core):
         """Take T steps, layer after layer."""
         return self._run("unroll", x_TBD, state, start_TB)
 
+    def gates(self, x_BD: Tensor, state: State, start_B: Tensor) -> dict[str, Tensor]:
+        """Return the gates of every layer, named by its number."""
+        found: dict[str, Tensor] = {}
+        for number, (layer, block, part) in enumerate(zip(self.layers, self.blocks, state, strict=True)):
+            given_BD = block.before(x_BD)  # type: ignore[operator]
+            gates = layer.gates(given_BD, part, start_B)  # type: ignore[operator]
+            found |= {f"{number}.{name}": gate for name, gate in gates.items()}
+            x_BD = block.after(x_BD, layer.step(given_BD, part, start_B)[0])  # type: ignore[operator]
+        return found
+
     def state_bytes(self, steps: int) -> int:
         """Return the sum over the layers."""
         return sum(layer.state_bytes(steps) for layer in self.layers)  # type: ignore[operator]

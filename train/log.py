@@ -2,7 +2,7 @@
 
 The x axis is environment steps. Tags: `charts/` (episodic return and length, success, steps per second), `losses/`,
 `task/` (other figures of the task), `trial/` (return by place of the episode in its trial), `memory/` (bytes per row,
-size of the state), `eval/` and `time/`.
+size of the state, means of the gates), `eval/` and `time/`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ LAYOUT = {
         "success": ["Multiline", ["charts/success", "eval/success"]],
         "steps per second": ["Multiline", ["charts/sps"]],
         "memory: root mean square of the state": ["Multiline", [r"memory/state_rms.*"]],
+        "memory: how open its gates are": ["Multiline", [r"memory/gate_.*"]],
         "policy: entropy": ["Multiline", ["losses/entropy"]],
         "policy: how far it moves in an update": ["Multiline", ["losses/approx_kl", "losses/clip_fraction"]],
         "value": ["Multiline", ["losses/value_loss", "losses/explained_variance"]],

@@ -140,7 +140,10 @@ def _figures(training: Training, losses: dict[str, float], acting: float, learni
     for name, part in parts(training.acting.memory).items():
         if part.is_floating_point():
             named[f"memory/state_rms_{name}"] = float(part.float().square().mean().sqrt())
-    return named
+    inputs, policy = training.acting.inputs, training.policy
+    with torch.no_grad():
+        gates = policy.core.gates(policy.encoder(inputs), training.acting.memory, inputs.trial_start)
+    return named | {f"memory/gate_{name}": float(gate.mean()) for name, gate in gates.items()}
 
 
 @contextmanager

@@ -88,3 +88,22 @@ def test_unknown_names_get_the_choices_closest_first() -> None:
         make_config("lstm", forget=1.0)
     with pytest.raises(ValueError, match="needs a name"):
         config_from_dict({"width": 8})
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("name", ["gru", "lstm"])
+def test_the_gates_are_those_that_the_step_uses(name, heads):
+    """From the gates and the step's output the rest of the recurrence follows: h = (1 - z) n + z h, c = f c + i g."""
+    torch.manual_seed(0)
+    layer = make_config(name, width=8, heads=heads).build().double().layers[0]
+    x, start = torch.randn(4, 8).double(), torch.tensor([True, False, False, False])
+    state = type(layer.initial_state(4))(*(torch.randn(4, 8).double() for _ in layer.initial_state(4)))
+    gates, (y, after) = layer.gates(x, state, start), layer.step(x, state, start)
+    if name == "gru":
+        kept = state.hidden.masked_fill(start[:, None], 0)
+        candidate = (y - gates["update"] * kept) / (1 - gates["update"])
+        assert candidate.abs().max() <= 1
+    else:
+        assert torch.allclose(y, gates["output"] * after.cell.tanh())
+        entry = after.cell - gates["forget"] * state.cell.masked_fill(start[:, None], 0)
+        assert (entry / gates["input"]).abs().max() <= 1

@@ -71,6 +71,7 @@ OTHER = {
         "steps": 12,
         "seed": 2**63 - 1,
         "device": "cuda:1",
+        "threads": 3,
         "precision": "bfloat16",
         "checkpoint_seconds": 1.5,
         "keep_checkpoints": 7,

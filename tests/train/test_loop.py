@@ -228,12 +228,12 @@ def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint(toys, tmp_path,
 
 
 SINGLE = {
-    *(f"charts/{name}" for name in ("episodic_return", "episodic_length", "success", "learning_rate", "sps")),
+    *(f"charts/{name}" for name in ("episodic_return", "episodic_length", "success", "sps")),
     *(f"losses/{name}" for name in ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction")),
-    *(f"losses/{name}" for name in ("explained_variance", "grad_norm", "passes")),
+    *(f"losses/{name}" for name in ("explained_variance", "grad_norm", "passes", "learning_rate")),
     *(f"eval/{name}" for name in ("return", "success")),
     *(f"time/{name}" for name in ("acting_seconds", "learning_seconds")),
-    *(f"memory/{name}" for name in ("bytes_per_row", "state_rms_0.hidden")),
+    *(f"memory/{name}" for name in ("bytes_per_row", "state_rms_0.hidden", "gate_0.reset", "gate_0.update")),
 }
 TRIAL = {"trial/return", "trial/return_episode_0", "trial/return_episode_1", "trial/return_episode_2"}
 
@@ -294,5 +294,5 @@ def test_the_last_update_is_learned_and_logged_when_steps_do_not_divide(toys, tm
     config = replace(tiny(toys), steps=2 * PPO.batch_steps + 1, evaluation=EvalConfig(every=0))
     result = run(tmp_path / "run", config, toys.constant_evaluation)
     assert (result.steps, result.figures) == (3 * PPO.batch_steps, {})
-    rates = [line["charts/learning_rate"] for line in toys.metrics(tmp_path / "run")]
+    rates = [line["losses/learning_rate"] for line in toys.metrics(tmp_path / "run")]
     assert rates == pytest.approx([1e-3, 1e-3 * 2 / 3, 1e-3 / 3])
