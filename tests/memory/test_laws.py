@@ -41,6 +41,13 @@ def test_every_core_keeps_every_law(variant: str, law: str) -> None:
     LAWS[law](config(variant).build, Scale(far=300, stream=300))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("name", MEMORIES)
+def test_every_core_keeps_every_law_on_a_gpu(name: str, law: str) -> None:
+    LAWS[law](lambda: config(name).build().cuda(), Scale(far=300, stream=300))
+
+
 @pytest.mark.parametrize("name", MEMORIES)
 def test_the_state_is_as_large_as_it_says_after_100_000_steps(name: str) -> None:
     LAWS["state is data"](config(name, **FAR.get(name, {})).build, Scale(far=100_000))
