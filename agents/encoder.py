@@ -177,7 +177,13 @@ def _convolutions(space: spaces.Box, channels: int, width: int) -> nn.Sequential
             break
         layers += [nn.Conv2d(planes, out, 3), nn.ReLU()]
         height, breadth, planes, out = height - 2, breadth - 2, out, min(2 * out, 4 * channels)
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(planes * height * breadth, width), nn.ReLU())
+    net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(planes * height * breadth, width), nn.ReLU())
+    for layer in net:
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            # Torch's default shrinks what is seen with every layer, until the one-hot vectors beside it drown it.
+            nn.init.orthogonal_(layer.weight, 2.0)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return net
 
 
 def _over_leading_axes(net: nn.Module, image: Tensor) -> Tensor:

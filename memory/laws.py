@@ -314,7 +314,9 @@ def state_is_data(law: str, build: Build, scale: Scale) -> None:
 
 def _written_and_read(state: State) -> State:
     """Send memory through safetensors."""
-    return from_parts(state, load(save({name: part.contiguous() for name, part in parts(state).items()})))
+    named = parts(state)
+    read = load(save({name: part.contiguous() for name, part in named.items()}))
+    return from_parts(state, {name: part.to(named[name].device) for name, part in read.items()})
 
 
 @_law("gradients agree")

@@ -1,4 +1,4 @@
-"""Training on a GPU: it runs in both precisions, starts from the CPU's tasks and leaves a policy that a CPU can load."""
+"""Training on a GPU runs in both precisions, on the tasks of the CPU, and leaves a policy that a CPU can load."""
 
 from dataclasses import replace
 from functools import partial
