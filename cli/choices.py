@@ -72,6 +72,11 @@ def recipe_config(name: str) -> TrainConfig:
     return RECIPES[choose("recipe", name, RECIPES)]()
 
 
+def recipe_for(env: str) -> TrainConfig | None:
+    """Return the configuration of the recipe for a task, or None where the task has none."""
+    return next((config for make in RECIPES.values() if (config := make()).env.label == env), None)
+
+
 def check_device(name: str) -> str:
     """Return the name of a device that this machine has.
 

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import tyro
 
+from .names import by_likeness
+
 T = TypeVar("T")
 
 HELP = ("-h", "--help")
@@ -90,6 +92,8 @@ def _unknown(word: str, argv: list[str], flags: dict[str, Any], also: list[str],
                 return f"{flag} takes no value, and {word!r} came; write {flag} or --{head}{dot}no-{tail}"
         return f"unexpected {word!r}; {help_line}"
     name = word.partition("=")[0]
+    if any(flag.startswith(f"{name}.") for flag in flags):
+        return f"{name} cannot be set here as a whole, but its options can: {name}.X; {help_line}"
     known = [*also, *flags]
     near = get_close_matches(name, known, n=3, cutoff=0.6)
     # `--rows` is close to `--ppo.rows` in the mind, if not in letters.
@@ -107,13 +111,13 @@ def _squeeze(text: str) -> str:
     blocks = [" ".join(block.split()) for block in re.split(r"[-─]{8,}", plain)]
     message = blocks[1] if len(blocks) > 1 else blocks[0]
     message = re.sub(r"Error parsing ([^-\s]\S*): ", "", message)
+    choice = re.search(r"[Ii]nvalid choice (.+) for argument '(.+)'\. Expected one of \((.+?),?\)\.", message)
+    if choice is not None:
+        came, flag, choices = choice.groups()
+        return f"{flag} takes one of {', '.join(by_likeness(came, choices.split(', ')))}; {came} came"
     for pattern, better in (
         (r"Error parsing (\S+): invalid literal for int\(\) with base 10: (.+)", r"\1 takes a whole number, \2 came"),
         (r"Error parsing (\S+): could not convert string to float: (.+)", r"\1 takes a number, \2 came"),
-        (
-            r"[Ii]nvalid choice (.+) for argument '(.+)'\. Expected one of \((.+?),?\)\.",
-            r"\2 takes one of \3; \1 came",
-        ),
         (r"Missing value for argument '(.+)'\. Expected .*", r"\1 needs a value"),
         (r"Error parsing (\S+): ", r"\1: "),
     ):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import time
 from dataclasses import replace
@@ -11,7 +13,6 @@ from pathlib import Path
 from ..agents.policy import Policy
 from ..eval.protocol import evaluate
 from ..train.config import TrainConfig
-from ..train.loop import Result
 from ..train.loop import train as run_training
 from ..train.run import RunFolder
 from . import choices, flags
@@ -32,7 +33,7 @@ def train(argv: list[str]) -> int:
     path = path or _free(Path("runs") / f"{label}-seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}")
     folder = RunFolder.create(path, config)
     print(f"{about}\nrun folder {path}", flush=True)
-    return _finish(folder, config, run_training(config, folder, partial(evaluate, env_config=config.env)))
+    return _run(folder, config)
 
 
 def resume(argv: list[str]) -> int:
@@ -50,7 +51,7 @@ def resume(argv: list[str]) -> int:
         print(f"{path} is finished, after {steps:,} steps; `mnemic eval {path}` plays it")
         return 0
     print(f"{_about(config)}\nrun folder {path}, from step {steps:,}", flush=True)
-    return _finish(folder, config, run_training(config, folder, partial(evaluate, env_config=config.env), resume=True))
+    return _run(folder, config, resume=True)
 
 
 def _configure(argv: list[str]) -> tuple[TrainConfig, str, Path | None]:
@@ -62,8 +63,8 @@ def _configure(argv: list[str]) -> tuple[TrainConfig, str, Path | None]:
     if recipe is not None or env is None:
         label = recipe or DEFAULT_RECIPE
         config = choices.recipe_config(label)
-    else:  # a recipe is tuned for its task; another task begins from the general defaults
-        config = TrainConfig()
+    else:  # a recipe is tuned for its task; a task without one begins from the general defaults
+        config = choices.recipe_for(env) or TrainConfig()
     if env is not None and env != config.env.label:
         config = replace(config, env=choices.env_config(env))
     if memory is not None and memory != config.memory.name:
@@ -99,8 +100,17 @@ def _about(config: TrainConfig) -> str:
     return "\n".join(lines)
 
 
-def _finish(folder: RunFolder, config: TrainConfig, result: Result) -> int:
+def _run(folder: RunFolder, config: TrainConfig, *, resume: bool = False) -> int:
     path = folder.path
+    try:
+        result = run_training(config, folder, partial(evaluate, env_config=config.env), resume=resume)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ValueError(
+            f"{os.strerror(error.errno)}: {path} could not be written; its earlier checkpoints are good: "
+            f"make room, then `mnemic resume {path}`"
+        ) from None
     if result.why == "interrupted":
         print(f"stopped after {result.steps:,} steps; the checkpoint is {folder.last()}")
         print(f"go on with `mnemic resume {path}`")

@@ -14,6 +14,7 @@ import traceback
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Literal, NamedTuple, NoReturn
@@ -235,6 +236,7 @@ class Workers:
         self.close = weakref.finalize(self, _stop, self.pipes, self.processes)
         # Ctrl-C is the parent's to handle. Children inherit the blocked signal, so none of them can die of it with a
         # traceback before it gets to ignore it.
+        resource_tracker.ensure_running()  # here, since it unblocks the signal when it starts
         unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             for rows in self.parts:

@@ -93,7 +93,7 @@ class GymnasiumTwin(gymnasium.Env[Any, Any]):
         """
         if not self._open:
             raise ValueError(f"{self._config.label}: no episode is open; call reset() first")
-        self._state, self._next = self._env.step(self._state, _actions(np.asarray(action)[None]))
+        self._state, self._next = self._env.step(self._state, _actions(self._config, np.asarray(action)[None]))
         step = self._next
         self._open = not step.episode_start[0]
         info = {name: part[0].item() for name, part in step.info.items()} | {"trial_start": False}
@@ -168,7 +168,8 @@ class VectorTwin(VectorEnv[Any, Any, Any]):
         """
         if self._state is None:
             raise ValueError(f"{self._config.label}: no episode is open; call reset() first")
-        self._state, step = self._env.step(self._state, _actions(np.asarray(actions)).to(self._env.device))
+        action_B = _actions(self._config, np.asarray(actions)).to(self._env.device)
+        self._state, step = self._env.step(self._state, action_B)
         over = step.episode_start.cpu().numpy()
         figures = {name: _wide(part) for name, part in step.info.items()}
         infos: dict[str, Any] = dict(_masked(figures, ~over))
@@ -201,8 +202,10 @@ def _rendered(env: Env, state: Any, row: int, mode: str | None) -> Any:
     return to_text(picture, colour=True) if mode == "ansi" else to_rgb(picture)
 
 
-def _actions(actions: np.ndarray) -> Tensor:
+def _actions(config: EnvConfig, actions: np.ndarray) -> Tensor:
     """Return actions as the native side takes them: every type of integer is as good as int64 here."""
+    if actions.dtype.kind not in "biuf":
+        raise ValueError(f"{config.label}: actions of type {actions.dtype} came; whole numbers are expected")
     return torch.from_numpy(actions.astype(np.int64) if actions.dtype.kind in "iu" else actions)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -15,6 +16,8 @@ from ..memory import config_from_dict as memory_from_dict
 from ..memory import config_to_dict as memory_to_dict
 from ..memory.core import MemoryConfig
 from ..memory.rnn import LSTMConfig
+
+MOST_THREADS = 256  # far more and the threads cannot be made: torch then crashes without a word
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +66,11 @@ class PPOConfig(LossConfig):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"ppo: {name} is {getattr(self, name)}; it must lie in 0..1")
         for name in ("learning_rate", "adam_epsilon", "max_grad_norm", "clip"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"ppo: {name} is {getattr(self, name)}; it must be above 0")
-        for name in ("final_learning_rate", "target_kl", "value_clip", "value_weight"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"ppo: {name} is {getattr(self, name)}; it must be at least 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"ppo: {name} is {getattr(self, name)}; it must be above 0 and finite")
+        for name in ("final_learning_rate", "target_kl", "value_clip", "value_weight", "entropy_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"ppo: {name} is {getattr(self, name)}; it must be at least 0 and finite")
 
     @property
     def batch_steps(self) -> int:
@@ -118,8 +121,7 @@ class TrainConfig:
     device: str = "cpu"
     """cpu, cuda, cuda:1, ..."""
     threads: int = 0
-    """CPU threads; 0: `mnemic train` uses all cores, four at most, or one where the machine is busy, and notes which
-    in config.json. The same number gives the same bits."""
+    """CPU threads, kept in config.json: the same number gives the same bits. 0: up to four; one on a busy machine."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the learning pass; bfloat16 is meant for GPUs."""
     checkpoint_seconds: float = 60.0
@@ -135,8 +137,8 @@ class TrainConfig:
             raise ValueError(f"keep_checkpoints is {self.keep_checkpoints}; it must be at least 1")
         if not self.checkpoint_seconds >= 0:
             raise ValueError(f"checkpoint_seconds is {self.checkpoint_seconds}; it must be at least 0")
-        if self.threads < 0:
-            raise ValueError(f"threads is {self.threads}; it must be at least 0")
+        if not 0 <= self.threads <= MOST_THREADS:
+            raise ValueError(f"threads is {self.threads}; it must lie in 0..{MOST_THREADS}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}; it must lie in 0..2^63-1")
 
@@ -166,5 +168,7 @@ class TrainConfig:
                 evaluation=EvalConfig(**parts.pop("evaluation")),
                 **parts,
             )
-        except (KeyError, TypeError) as error:
+        except KeyError as error:
+            raise ValueError(f"the configuration does not fit this version of mnemic: it has no {error}") from None
+        except TypeError as error:
             raise ValueError(f"the configuration does not fit this version of mnemic: {error}") from None

@@ -27,18 +27,19 @@ def endless_tmaze_lstm() -> TrainConfig:
 def minigrid_memory_lstm() -> TrainConfig:
     """Solve MiniGrid-MemoryS7 with an LSTM: look at a hint, walk away, and choose the object that matches it.
 
-    The value of looking shows late, so the discount is long, and exploration is kept up while it falls in a line.
+    The choice is an exclusive or of what is remembered and what is seen: the MLP after the memory computes it. The
+    value of looking shows late, so the discount is long, and exploration is kept up while it falls in a line.
     """
     return TrainConfig(
         env=GymConfig(id="MiniGrid-MemoryS7-v0"),
-        memory=LSTMConfig(width=64, forget_bias=3.0),
+        memory=LSTMConfig(width=64, mlp=2),
         ppo=PPOConfig(
             rows=256,
             window=32,
             epochs=4,
             minibatches=4,
             learning_rate=1e-3,
-            gamma=0.998,
+            gamma=0.995,
             entropy_weight=0.03,
             value_weight=1.0,
         ),

@@ -65,9 +65,12 @@ class RunFolder:
             raise ValueError(f"{path} is not a run folder: it has no config.json")
         try:
             found = json.loads(file.read_text())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{file} is damaged: not JSON ({error})") from None
-        return cls(path), TrainConfig.from_dict(found)
+        try:
+            return cls(path), TrainConfig.from_dict(found)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from None
 
     def begun(self) -> bool:
         """Say whether there is anything to go on from: a run killed before its first checkpoint has nothing."""

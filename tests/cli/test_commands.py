@@ -52,10 +52,11 @@ def test_the_parts_of_a_recipe_can_be_replaced(tmp_path: Path, monkeypatch) -> N
     assert config["evaluation"]["stop_at"] == 0.99  # of the recipe
 
 
-def test_another_task_begins_from_the_general_defaults(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("env", "stop_at"), [("endless-tmaze", 0.99), ("repeat-previous", 0.0)])
+def test_a_task_begins_from_its_recipe_or_from_the_general_defaults(tmp_path: Path, env: str, stop_at: float) -> None:
     run = tmp_path / "run"
-    assert main(["train", "--env", "endless-tmaze", "--steps", "128", "--run", str(run), *TINY]) == 0
-    assert json.loads((run / "config.json").read_text())["evaluation"]["stop_at"] == 0.0
+    assert main(["train", "--env", env, "--memory", "gru", "--steps", "128", "--run", str(run), *TINY]) == 0
+    assert json.loads((run / "config.json").read_text())["evaluation"]["stop_at"] == stop_at
 
 
 def test_ctrl_c_leaves_a_checkpoint_from_which_resume_reaches_the_same_end(

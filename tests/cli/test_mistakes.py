@@ -45,6 +45,11 @@ def complaint(argv: list[str], capsys: pytest.CaptureFixture[str], code: int = 2
         ("train --ppo.gamma 1.5", ["gamma is 1.5", "0..1"]),
         ("train --ppo.rows 10 --ppo.minibatches 4", ["10 rows do not divide into 4 minibatches"]),
         ("train --ppo.schedule slow", ["--ppo.schedule takes one of 'constant', 'linear'", "'slow'"]),
+        ("train --env.sampling unifrom", ["--env.sampling takes one of 'uniform', 'fixed'", "'unifrom'"]),
+        ("train --ppo 3", ["--ppo cannot be set here as a whole", "--ppo.X"]),
+        ("train --ppo.learning-rate inf", ["learning_rate is inf", "finite"]),
+        ("train --ppo.entropy-weight nan", ["entropy_weight is nan", "at least 0"]),
+        ("train --threads 100000", ["threads is 100000", "0..256"]),
         ("train --steps", ["--steps needs a value"]),
         ("train --steps 0", ["steps is 0", "at least 1"]),
         ("train --encoder.episode-flag False", ["takes no value", "--encoder.no-episode-flag"]),
@@ -112,7 +117,8 @@ def test_a_damaged_configuration_is_refused(copied: Path, capsys) -> None:
     (copied / "config.json").write_text("{")
     assert "is damaged: not JSON" in complaint(["eval", str(copied)], capsys)
     (copied / "config.json").write_text("{}")
-    assert "does not fit this version" in complaint(["resume", str(copied)], capsys)
+    said = complaint(["resume", str(copied)], capsys)
+    assert "config.json: the configuration does not fit this version of mnemic: it has no 'env'" in said
 
 
 def test_the_newest_run_is_offered(finished: Path, capsys, monkeypatch) -> None:
@@ -138,6 +144,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_earlier_checkpoint_good(tmp_path
     run = tmp_path / "run"
     said = complaint(["train", "--run", str(run), "--steps", "512", *TINY], capsys)
     assert "No space left on device" in said
+    assert f"make room, then `mnemic resume {run}`" in said
     assert main(["eval", str(run), "--episodes", "8"]) == 0
     assert "checkpoint 0" in capsys.readouterr().out
 
