@@ -18,8 +18,8 @@ def endless_tmaze_lstm() -> TrainConfig:
     return TrainConfig(
         env=EndlessTMazeConfig(length=5, corridors=3),
         memory=LSTMConfig(width=64),
-        ppo=PPOConfig(rows=512, window=16, epochs=3, minibatches=2, learning_rate=2e-3),
-        evaluation=EvalConfig(every=10, episodes=256, stop_at=0.99),
+        ppo=PPOConfig(rows=1024, window=16, epochs=3, minibatches=2, learning_rate=2e-3),
+        evaluation=EvalConfig(every=5, episodes=256, stop_at=0.99),
         steps=2_000_000,
     )
 
