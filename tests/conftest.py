@@ -1,5 +1,6 @@
 """What all tests share: one comparison with one table of tolerances, and memory that is not what it seems."""
 
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +12,10 @@ from mnemic.memory.laws import TOLERANCE
 
 
 def pytest_configure() -> None:
-    """One thread: tests are many and small, and threads that wait for each other cost more than they give."""
+    """Set one thread: tests are many and small, and threads that wait for each other cost more than they give."""
     torch.set_num_threads(1)
+    # A shell that starts this in the background may have it ignore Ctrl-C, which some tests send.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

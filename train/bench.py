@@ -17,9 +17,8 @@ from typing import Literal
 import torch
 
 from .config import TrainConfig
-from .ppo import learn
+from .loop import update
 from .recipes import endless_tmaze_lstm
-from .rollout import collect
 from .run import Training
 
 Peer = Literal["sb3", "torchrl"]
@@ -82,24 +81,7 @@ def ours(config: TrainConfig, windows: int) -> Turn:
     def turn() -> float:
         began = time.perf_counter()
         for _ in range(windows):
-            window, training.acting = collect(
-                training.env,
-                training.policy,
-                training.acting,
-                config.ppo.window,
-                training.sampling,
-                config.ppo.cut_returns,
-            )
-            learn(
-                config.ppo,
-                training.policy,
-                training.optimizer,
-                window,
-                training.shuffling,
-                remaining=1.0,
-                precision=torch.float32,
-            )
-            training.meter.update(window)
+            update(training)
         return windows * config.ppo.batch_steps / (time.perf_counter() - began)
 
     return turn

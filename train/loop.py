@@ -54,7 +54,6 @@ def train(
     if resume:
         training.restore(folder.last())
     log = Log(folder.path, config, training.steps if resume else None)
-    precision = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
     why = "done"
     began, saved = time.monotonic() - training.seconds, time.monotonic()
     try:
@@ -64,32 +63,7 @@ def train(
             _polite_interrupt() as interrupted,
         ):
             while training.updates < config.updates and not training.figures.get("solved"):
-                acted = time.monotonic()
-                window, training.acting = collect(
-                    training.env,
-                    training.policy,
-                    training.acting,
-                    config.ppo.window,
-                    training.sampling,
-                    config.ppo.cut_returns,
-                )
-                learned = time.monotonic()
-                remaining = 1 - training.updates / config.updates
-                losses = learn(
-                    config.ppo,
-                    training.policy,
-                    training.optimizer,
-                    window,
-                    training.shuffling,
-                    remaining=remaining,
-                    precision=precision,
-                )
-                training.updates += 1
-                now = time.monotonic()
-                training.seconds = now - began
-                said = training.meter.update(window).means() | _figures(
-                    training, losses, learned - acted, now - learned
-                )
+                said = update(training)
                 if config.evaluation.every and training.updates % config.evaluation.every == 0:
                     training.figures = _look(training, evaluate)
                     said |= {f"eval/{name}": value for name, value in training.figures.items()}
@@ -113,6 +87,36 @@ def train(
     if training.figures.get("solved"):
         why = "solved"
     return Result(why, training.steps, training.seconds, training.figures)
+
+
+def update(training: Training) -> dict[str, float]:
+    """Act for a window, learn from it, and return the figures of both by TensorBoard tag.
+
+    Raises:
+        DivergedError: the loss was no longer a number.
+    """
+    config, began = training.config, time.monotonic()
+    window, training.acting = collect(
+        training.env,
+        training.policy,
+        training.acting,
+        config.ppo.window,
+        training.sampling,
+        config.ppo.cut_returns,
+    )
+    acted = time.monotonic()
+    losses = learn(
+        config.ppo,
+        training.policy,
+        training.optimizer,
+        window,
+        training.shuffling,
+        remaining=max(0.0, 1 - training.updates / config.updates),
+        precision=torch.bfloat16 if config.precision == "bfloat16" else torch.float32,
+    )
+    training.updates += 1
+    finished = training.meter.update(window).means()
+    return finished | _figures(training, losses, acted - began, time.monotonic() - acted)
 
 
 def _save(training: Training, folder: RunFolder, log: Log) -> None:
