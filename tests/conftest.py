@@ -1,5 +1,6 @@
 """What all tests share: one comparison with one table of tolerances, and memory that is not what it seems."""
 
+import os
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,9 @@ import torch
 from torch import Tensor
 
 from mnemic.memory.laws import TOLERANCE
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is made: kernels are tested without a GPU too
 
 
 def pytest_configure() -> None:

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from . import fused, reference
+from ..backend import Backend, Op
 from .rotary import angles, rotate
 
-__all__ = ["BACKENDS", "angles", "attention", "rotate"]
+__all__ = ["OP", "angles", "attention", "rotate"]
 
-BACKENDS = {"reference": reference.attention, "fused": fused.attention}
+OP = Op(
+    "attention",
+    __name__,
+    {"fused": Backend("PyTorch's scaled dot-product attention"), "reference": Backend("plain, the definition")},
+)
 
 
 def attention(
@@ -35,7 +39,5 @@ def attention(
         sink: key and value, (H, K) each, that every query sees besides.
         backend: `reference` (plain), `fused` (PyTorch's scaled dot-product attention), or None for the faster one.
     """
-    name = backend or "fused"
-    if name not in BACKENDS:
-        raise ValueError(f"attention: unknown backend {name!r}; choose one of {', '.join(BACKENDS)}")
-    return BACKENDS[name](query_BHTK, key_BHNK, value_BHNK, mask_BTN, sink)
+    result: Tensor = OP.pick(backend, query_BHTK).attention(query_BHTK, key_BHNK, value_BHNK, mask_BTN, sink)
+    return result

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from . import reference
+from ..backend import Backend, Op
 
-__all__ = ["gae"]
+__all__ = ["OP", "gae"]
+
+OP = Op("gae", __name__, {"reference": Backend("step by step, the definition")})
 
 
 def gae(
@@ -20,6 +22,7 @@ def gae(
     done_TB: Tensor,
     gamma: float,
     lam: float,
+    backend: str | None = None,
 ) -> Tensor:
     """Return the advantages (T, B), in float32.
 
@@ -35,5 +38,8 @@ def gae(
         done_TB: bool, the episode ended by the rules or by the clock: no later delta counts.
         gamma: the discount of a step.
         lam: from 0 (one step) to 1 (all of them).
+        backend: a name of `OP.backends`, or None for the fastest that fits.
     """
-    return reference.gae(reward_TB, value_TB, next_value_TB, terminated_TB, done_TB, gamma, lam)
+    window = (reward_TB, value_TB, next_value_TB, terminated_TB, done_TB)
+    advantage_TB: Tensor = OP.pick(backend, reward_TB).gae(*window, gamma, lam)
+    return advantage_TB

@@ -5,16 +5,21 @@ Shapes: T time, B rows, D input features, H hidden units, N heads, K = H / N uni
 
 from __future__ import annotations
 
-from types import ModuleType
-
 from torch import Tensor
 
-from . import loop, reference
+from ..backend import Backend, Op
 from .reference import gru_step, lstm_step
 
-__all__ = ["BACKENDS", "gru", "gru_step", "lstm", "lstm_step"]
+__all__ = ["OP", "gru", "gru_step", "lstm", "lstm_step"]
 
-BACKENDS: dict[str, ModuleType] = {"reference": reference, "loop": loop}
+OP = Op(
+    "rnn",
+    __name__,
+    {
+        "loop": Backend("one matrix product a step, its backward by hand; not twice differentiable"),
+        "reference": Backend("autograd through the plain loop, the definition"),
+    },
+)
 
 
 def lstm(
@@ -41,7 +46,7 @@ def lstm(
         hidden_BH: the hidden units before the first step, (B, H).
         cell_BH: the cell before the first step, (B, H).
         start_TB: (T, B) bool, true where the row forgets before that step.
-        backend: "reference" (autograd through the plain loop) or "loop" (the default: fast, not twice differentiable).
+        backend: a name of `OP.backends`, or None for the fastest that fits.
 
     Returns:
         The hidden units of every step (T, B, H), and the hidden units and the cell after the last.
@@ -51,7 +56,7 @@ def lstm(
     """
     _check(x_TBD, input_weight, recurrent_GNKK, hidden_BH, start_TB)
     window = (x_TBD, input_weight, bias, recurrent_GNKK, hidden_BH, cell_BH, start_TB)
-    y_TBH, hidden_BH, cell_BH = _backend(backend).lstm(*window)
+    y_TBH, hidden_BH, cell_BH = OP.pick(backend, x_TBD).lstm(*window)
     return y_TBH, hidden_BH, cell_BH
 
 
@@ -79,7 +84,7 @@ def gru(
         recurrent_bias: (H,), added to what n receives from the hidden units, inside the reset gate.
         hidden_BH: the hidden units before the first step, (B, H).
         start_TB: (T, B) bool, true where the row forgets before that step.
-        backend: "reference" (autograd through the plain loop) or "loop" (the default: fast, not twice differentiable).
+        backend: a name of `OP.backends`, or None for the fastest that fits.
 
     Returns:
         The hidden units of every step (T, B, H), and after the last.
@@ -89,15 +94,8 @@ def gru(
     """
     _check(x_TBD, input_weight, recurrent_GNKK, hidden_BH, start_TB)
     window = (x_TBD, input_weight, bias, recurrent_GNKK, recurrent_bias, hidden_BH, start_TB)
-    y_TBH, hidden_BH = _backend(backend).gru(*window)
+    y_TBH, hidden_BH = OP.pick(backend, x_TBD).gru(*window)
     return y_TBH, hidden_BH
-
-
-def _backend(name: str | None) -> ModuleType:
-    """A named backend runs or raises; without a name, the fast one runs."""
-    if name is not None and name not in BACKENDS:
-        raise ValueError(f"rnn: unknown backend {name!r}; choose one of {', '.join(BACKENDS)}")
-    return BACKENDS[name or "loop"]
 
 
 def _check(x_TBD: Tensor, input_weight: Tensor, recurrent_GNKK: Tensor, hidden_BH: Tensor, start_TB: Tensor) -> None:

@@ -7,12 +7,19 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from . import chunked, reference
+from ..backend import Backend, Op
 from .reference import Sums
 
-__all__ = ["BACKENDS", "Sums", "softmax_scan"]
+__all__ = ["OP", "Sums", "softmax_scan"]
 
-BACKENDS = {"reference": reference.softmax_scan, "chunked": chunked.softmax_scan}
+OP = Op(
+    "softmax_scan",
+    __name__,
+    {
+        "chunked": Backend("masked softmax over chunks of time"),
+        "reference": Backend("step by step, the definition"),
+    },
+)
 
 
 def softmax_scan(
@@ -25,12 +32,11 @@ def softmax_scan(
         value_TBHK: what each step says, (T, B, H, K).
         sums: what is known of the steps before, in the type that the sums are to be kept in.
         start_TB: (T, B) bool; true where a row forgets everything before it takes that step.
-        backend: `reference` (step by step), `chunked` (masked softmax over chunks of time), or None for the faster one.
+        backend: a name of `OP.backends`, or None for the fastest that fits.
 
     Returns:
         The weighted means (T, B, H, K), in the type of `sums`, and the sums after the last step.
     """
-    name = backend or ("reference" if len(score_TBH) == 1 else "chunked")
-    if name not in BACKENDS:
-        raise ValueError(f"softmax_scan: unknown backend {name!r}; choose one of {', '.join(BACKENDS)}")
-    return BACKENDS[name](score_TBH, value_TBHK, sums, start_TB)
+    backend = backend or ("reference" if len(score_TBH) == 1 else None)
+    mean_TBHK, sums = OP.pick(backend, value_TBHK).softmax_scan(score_TBH, value_TBHK, sums, start_TB)
+    return mean_TBHK, sums

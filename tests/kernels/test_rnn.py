@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mnemic.kernels import rnn
+from mnemic.kernels.rnn import loop
 
 Close = Callable[[str, Tensor, Tensor], None]
 KINDS = {"lstm": (4, rnn.lstm, rnn.lstm_step), "gru": (3, rnn.gru, rnn.gru_step)}
@@ -66,7 +67,7 @@ def test_the_steps_whose_derivatives_are_computed_at_once_do_not_matter(
     kind: str, steps: int, close: Close, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given, start = leaves(kind, (8, 3, 2, 4, 1), torch.float64), starts(8, 3, 0.2)
-    monkeypatch.setattr(rnn.loop, "AT_ONCE", steps * 4 * 4 * 3)
+    monkeypatch.setattr(loop, "AT_ONCE", steps * 4 * 4 * 3)
     want = run(kind, given, start, "reference")
     for name, got in run(kind, given, start, "loop").items():
         close(name, got, want[name])
@@ -79,12 +80,12 @@ def test_masks_that_stay_on_the_device_forget_like_indices(
     """Off the CPU no step looks at which rows start; the same path, made to run here."""
     given, start = leaves(kind, (9, 4, 3, 4, 1), torch.float64), starts(9, 4, 0.3)
     want = run(kind, given, start, "loop")
-    monkeypatch.setattr(rnn.loop, "_starting", lambda start_TB: start_TB.unbind(0))
+    monkeypatch.setattr(loop, "_starting", lambda start_TB: start_TB.unbind(0))
     for name, got in run(kind, given, start, "loop").items():
         close(name, got, want[name])
 
 
-@pytest.mark.parametrize("backend", rnn.BACKENDS)
+@pytest.mark.parametrize("backend", rnn.OP.backends)
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_starts_it_is_the_one_of_torch(kind: str, backend: str, close: Close) -> None:
     given = leaves(kind, (11, 4, 3, 5, 1), torch.float64)
@@ -121,7 +122,7 @@ def test_without_starts_it_is_the_one_of_torch(kind: str, backend: str, close: C
         close("d_recurrent_bias", got["d_recurrent_bias"], d_recurrent_bias[10:])
 
 
-@pytest.mark.parametrize("backend", rnn.BACKENDS)
+@pytest.mark.parametrize("backend", rnn.OP.backends)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_row_is_its_trials_one_by_one(kind: str, backend: str, close: Close) -> None:
     given, start = leaves(kind, (20, 3, 3, 4, 2), torch.float64), starts(20, 3, 0.2)
@@ -151,7 +152,7 @@ def test_a_step_is_a_window_of_one(kind: str, close: Close) -> None:
         close("state", one, other)
 
 
-@pytest.mark.parametrize("backend", rnn.BACKENDS)
+@pytest.mark.parametrize("backend", rnn.OP.backends)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_forgotten_past_may_be_nan(kind: str, backend: str) -> None:
     given = leaves(kind, (6, 2, 3, 4, 1), torch.float32)
@@ -185,7 +186,7 @@ def test_a_second_derivative_is_refused(kind: str) -> None:
 
 def test_mistakes_are_named() -> None:
     given, start = leaves("gru", (3, 2, 3, 4, 1), torch.float32), starts(3, 2, 0.0)
-    with pytest.raises(ValueError, match="unknown backend 'cuda'; choose one of reference, loop"):
+    with pytest.raises(ValueError, match="unknown backend 'cuda'; choose one of loop, reference"):
         rnn.gru(*given.values(), start, backend="cuda")
     with pytest.raises(ValueError, match=r"start has the shape \(3, 1\)"):
         rnn.gru(*given.values(), start[:, :1])
