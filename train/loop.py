@@ -17,7 +17,7 @@ from ..memory.core import parts
 from .config import TrainConfig
 from .log import Log, ProgressLine
 from .ppo import DivergedError, learn
-from .rollout import collect
+from .rollout import Window, collect
 from .run import RunFolder, Training
 
 
@@ -95,17 +95,32 @@ def update(training: Training) -> dict[str, float]:
     Raises:
         DivergedError: the loss was no longer a number.
     """
-    config, began = training.config, time.monotonic()
-    window, training.acting = collect(
-        training.env,
-        training.policy,
-        training.acting,
-        config.ppo.window,
-        training.sampling,
-        config.ppo.cut_returns,
-    )
+    began = time.monotonic()
+    window = act(training)
     acted = time.monotonic()
-    losses = learn(
+    losses = improve(training, window)
+    training.updates += 1
+    finished = training.meter.update(window).means()
+    return finished | _figures(training, losses, acted - began, time.monotonic() - acted)
+
+
+def act(training: Training) -> Window:
+    """Act for a window; the environments and the memory go on from its end."""
+    config = training.config.ppo
+    window, training.acting = collect(
+        training.env, training.policy, training.acting, config.window, training.sampling, config.cut_returns
+    )
+    return window
+
+
+def improve(training: Training, window: Window) -> dict[str, float]:
+    """Learn from a window and return the figures of the losses.
+
+    Raises:
+        DivergedError: the loss was no longer a number.
+    """
+    config = training.config
+    return learn(
         config.ppo,
         training.policy,
         training.optimizer,
@@ -114,9 +129,6 @@ def update(training: Training) -> dict[str, float]:
         remaining=max(0.0, 1 - training.updates / config.updates),
         precision=torch.bfloat16 if config.precision == "bfloat16" else torch.float32,
     )
-    training.updates += 1
-    finished = training.meter.update(window).means()
-    return finished | _figures(training, losses, acted - began, time.monotonic() - acted)
 
 
 def _save(training: Training, folder: RunFolder, log: Log) -> None:
