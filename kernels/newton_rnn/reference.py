@@ -25,7 +25,7 @@ def project(x: Tensor, input_weight_GNKJ: Tensor) -> Tensor:
         return F.linear(x, input_weight_GNKJ.reshape(gates * units, width)).view(*lead, 1, gates, units)
     by_head = x.reshape(-1, heads, width).transpose(0, 1)
     weight = input_weight_GNKJ.permute(1, 3, 0, 2).reshape(heads, width, gates * units)
-    return torch.bmm(by_head, weight).transpose(0, 1).unflatten(2, (gates, units)).unflatten(0, lead)
+    return torch.bmm(by_head, weight).transpose(0, 1).view(*lead, heads, gates, units)
 
 
 def gates(given_NGK: Tensor, bias_GH: Tensor) -> Tensor:
@@ -34,22 +34,34 @@ def gates(given_NGK: Tensor, bias_GH: Tensor) -> Tensor:
     return given_GH + bias_GH.view(len(bias_GH), *[1] * (given_GH.ndim - 2), -1)
 
 
-def gru_cell(given_GBH: Tensor, recurrent_GH: Tensor, hidden_BH: Tensor) -> Tensor:
-    """Return the hidden units after a step."""
+def gru_gates(given_GBH: Tensor, recurrent_GH: Tensor, hidden_BH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return z, r and n of a step."""
     z = torch.sigmoid(given_GBH[0] + recurrent_GH[0] * hidden_BH)
     r = torch.sigmoid(given_GBH[1] + recurrent_GH[1] * hidden_BH)
-    n = torch.tanh(given_GBH[2] + recurrent_GH[2] * hidden_BH * r)
+    return z, r, torch.tanh(given_GBH[2] + recurrent_GH[2] * hidden_BH * r)
+
+
+def gru_cell(given_GBH: Tensor, recurrent_GH: Tensor, hidden_BH: Tensor) -> Tensor:
+    """Return the hidden units after a step."""
+    z, _, n = gru_gates(given_GBH, recurrent_GH, hidden_BH)
     return (1 - z) * hidden_BH + z * n
+
+
+def lstm_gates(
+    given_GBH: Tensor, recurrent_GH: Tensor, peephole_PH: Tensor, hidden_BH: Tensor, cell_BH: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return f and o of a step, and the cell after it."""
+    f = torch.sigmoid(given_GBH[0] + recurrent_GH[0] * hidden_BH + peephole_PH[0] * cell_BH)
+    n = torch.tanh(given_GBH[2] + recurrent_GH[2] * hidden_BH)
+    cell_BH = f * cell_BH + (1 - f) * n
+    return f, torch.sigmoid(given_GBH[1] + recurrent_GH[1] * hidden_BH + peephole_PH[1] * cell_BH), cell_BH
 
 
 def lstm_cell(
     given_GBH: Tensor, recurrent_GH: Tensor, peephole_PH: Tensor, hidden_BH: Tensor, cell_BH: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return the hidden units and the cell after a step."""
-    f = torch.sigmoid(given_GBH[0] + recurrent_GH[0] * hidden_BH + peephole_PH[0] * cell_BH)
-    n = torch.tanh(given_GBH[2] + recurrent_GH[2] * hidden_BH)
-    cell_BH = f * cell_BH + (1 - f) * n
-    o = torch.sigmoid(given_GBH[1] + recurrent_GH[1] * hidden_BH + peephole_PH[1] * cell_BH)
+    _, o, cell_BH = lstm_gates(given_GBH, recurrent_GH, peephole_PH, hidden_BH, cell_BH)
     return o * torch.tanh(cell_BH), cell_BH
 
 

@@ -1,8 +1,8 @@
 """ParaGRU and ParaLSTM in one launch each way: a loop over time on the chip, a lane for each unit of each row.
 
-State-to-state weights are diagonal, so a lane needs nothing from another: its state stays in a register, and a step reads
-three numbers and writes one. The inputs of the next steps are on their way while these are computed. Nothing but the
-states is kept for the backward, which computes the gates again.
+State-to-state weights are diagonal, so a lane needs nothing from another: its state stays in a register, and a step
+reads three numbers and writes one. The inputs of the next steps are on their way while these are computed. Nothing but
+the states is kept for the backward, which computes the gates again.
 Shapes: T time, B rows, N heads, G = 3 gates, K units of a head, H = N K hidden units, P = 2 peepholes, L lanes.
 """
 
@@ -28,7 +28,7 @@ def _ahead(given, start, at, row, t0, T, batch, g_t, g_g, inside, STEPS: tl.cons
         t = tl.cast(t0 + s, tl.int64)
         here = inside & (t < T)
         z, r, n = cells.load_gates(given + t * g_t, at, g_g, here, TYPE)
-        found = found + (z, r, n, tl.load(start + t * batch + row, here, 0) != 0)
+        found = found + (z, r, n, tl.load(start + t * batch + row, here, 0) != 0)  # type: ignore[assignment]  # noqa: RUF005
     return found
 
 
@@ -38,7 +38,8 @@ def _numbers(of, lane, t0, shift, T, every, inside, STEPS: tl.constexpr, TYPE: t
     found = ()
     for s in tl.static_range(STEPS):
         t = tl.cast(t0 + s, tl.int64)
-        found = found + (tl.load(of + (t - shift) * every + lane, inside & (t < T) & (t >= shift), 0).to(TYPE),)
+        number = tl.load(of + (t - shift) * every + lane, inside & (t < T) & (t >= shift), 0).to(TYPE)
+        found = found + (number,)  # type: ignore[assignment]  # noqa: RUF005
     return found
 
 
@@ -59,7 +60,7 @@ def _gru_forward(
         for s in tl.static_range(STEPS):
             t = tl.cast(t0 + s, tl.int64)
             h = tl.where(now[4 * s + 3], 0.0, h)
-            z, r, n = cells.gru_gates(now[4 * s] + b_z, now[4 * s + 1] + b_r, now[4 * s + 2] + b_n, h, a_z, a_r, a_n)
+            z, _, n = cells.gru_gates(now[4 * s] + b_z, now[4 * s + 1] + b_r, now[4 * s + 2] + b_n, h, a_z, a_r, a_n)
             h = tl.where(t < T, h + z * (n - h), h)
             tl.store(y + t * batch * units + lane, h, inside & (t < T))
     tl.store(last + lane, h, inside)
@@ -137,7 +138,7 @@ def _lstm_forward(
             t = tl.cast(t0 + s, tl.int64)
             h, c = tl.where(now[4 * s + 3], 0.0, h), tl.where(now[4 * s + 3], 0.0, c)
             f_in, o_in, n_in = now[4 * s] + b_f, now[4 * s + 1] + b_o, now[4 * s + 2] + b_n
-            f, o, n, c_new = cells.lstm_gates(f_in, o_in, n_in, h, c, a_f, a_o, a_n, p_f, p_o)
+            _, o, _, c_new = cells.lstm_gates(f_in, o_in, n_in, h, c, a_f, a_o, a_n, p_f, p_o)
             h = tl.where(t < T, o * cells.tanh(c_new), h)
             c = tl.where(t < T, c_new, c)
             tl.store(y + t * batch * units + lane, h, inside & (t < T))
@@ -349,10 +350,10 @@ class _LSTM(torch.autograd.Function):
         start: Tensor,
         ways: Ways,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        y_TBH, cell_TBH, *last = ways.forward(given, bias, recurrent, peephole, hidden, cell, start)
+        y_TBH, cell_TBH, last, last_cell = ways.forward(given, bias, recurrent, peephole, hidden, cell, start)
         ctx.save_for_backward(given, bias, recurrent, peephole, hidden, cell, start, y_TBH, cell_TBH)
         ctx.backward_way = ways.backward
-        return y_TBH, *last
+        return y_TBH, last, last_cell
 
     @staticmethod
     @once_differentiable
@@ -381,7 +382,7 @@ def run_gru(
     """Run a ParaGRU in some way; like `reference.para_gru`."""
     bias_GH, recurrent_GH = vectors(given_TBNGK, bias_GH, recurrent_GH)
     given = (dense(given_TBNGK), bias_GH, recurrent_GH, hidden_BH.contiguous(), start_TB.contiguous())
-    y_TBH, last_BH = _GRU.apply(*given, ways)  # type: ignore[no-untyped-call]
+    y_TBH, last_BH = _GRU.apply(*given, ways)
     return y_TBH, last_BH
 
 
@@ -398,7 +399,7 @@ def run_lstm(
     """Run a ParaLSTM in some way; like `reference.para_lstm`."""
     parameters = vectors(given_TBNGK, bias_GH, recurrent_GH, peephole_PH)
     given = (dense(given_TBNGK), *parameters, hidden_BH.contiguous(), cell_BH.contiguous(), start_TB.contiguous())
-    y_TBH, last_BH, last_cell_BH = _LSTM.apply(*given, ways)  # type: ignore[no-untyped-call]
+    y_TBH, last_BH, last_cell_BH = _LSTM.apply(*given, ways)
     return y_TBH, last_BH, last_cell_BH
 
 

@@ -1,13 +1,14 @@
 """ParaGRU and ParaLSTM with the steps of a chunk in parallel: Newton's method on the chip, chunk after chunk of time.
 
-A program has some lanes and walks over the chunks. In a chunk it guesses the state before each step, linearises all steps
-there, and finds with one scan the states that the linear steps would have: `iterations` times. Then it looks by how much
-a step from each state misses the next. From the first that it misses by more than the tolerance to the next start, the
-lane is computed step by step: the same program does it, nobody waits. What a step holds depends on nothing before its
-start, neither which way it took nor how often it was corrected, so that forgetting is exact to the bit.
+A program has some lanes and walks over the chunks. In a chunk it guesses the state before each step, linearises all
+steps there, and finds with one scan the states that the linear steps would have: `iterations` times. Then it looks by
+how much a step from each state misses the next. From the first that it misses by more than the tolerance to the next
+start, the lane is computed step by step: the same program does it, nobody waits. What a step holds depends on nothing
+before its start, neither on how that was computed, so that forgetting is exact to the bit.
 The backward is linear: one scan in reverse.
 Source: Danieli et al. 2025, "ParaRNN" (arXiv 2510.21450), sections 2 and 3.
-Shapes: T time, B rows, N heads, G = 3 gates, K units of a head, H = N K hidden units, P = 2 peepholes, L lanes, C steps.
+Shapes: T time, B rows, N heads, G = 3 gates, K units of a head, H = N K hidden units, P = 2 peepholes,
+L lanes, C steps.
 """
 
 from __future__ import annotations
@@ -180,8 +181,13 @@ def launch(given_TBNGK: Tensor, computed: torch.dtype) -> Launch:
 
 
 def gru_forward(
-    given_TBNGK: Tensor, bias_GH: Tensor, recurrent_GH: Tensor, hidden_BH: Tensor, start_TB: Tensor,
-    iterations: int = ITERATIONS, tolerance: float | None = None,
+    given_TBNGK: Tensor,
+    bias_GH: Tensor,
+    recurrent_GH: Tensor,
+    hidden_BH: Tensor,
+    start_TB: Tensor,
+    iterations: int = ITERATIONS,
+    tolerance: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the hidden units of every step, after the last, and how many chunks each program had to walk through."""
     y_TBH = hidden_BH.new_empty(len(start_TB), *hidden_BH.shape)
