@@ -186,7 +186,7 @@ def _lstm_backward(
             c = tl.where(starts, 0.0, tl.where(t > 0, before_c[s], first_c))
             f_in, o_in, n_in = now[4 * s] + b_f, now[4 * s + 1] + b_o, now[4 * s + 2] + b_n
             f, o, n, c_new = cells.lstm_gates(f_in, o_in, n_in, h, c, a_f, a_o, a_n, p_f, p_o)
-            of_f, of_o, of_n, of_c, _ = cells.lstm_slopes(f, o, n, c, c_new, a_f, a_o, a_n, p_f, p_o)
+            of_f, of_o, of_n, of_c, _ = cells.lstm_slopes(f, o, n, c, c_new, p_o)
             d_h = d_h + d_now[s]
             moved_h = tl.where(here, d_h, 0.0)
             moved_c = tl.where(here, d_c + of_c * d_h, 0.0)

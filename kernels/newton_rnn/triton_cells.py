@@ -47,7 +47,7 @@ def lstm_gates(f_in, o_in, n_in, h, c, a_f, a_o, a_n, p_f, p_o):
 
 
 @triton.jit
-def lstm_slopes(f, o, n, c_before, c, a_f, a_o, a_n, p_f, p_o):
+def lstm_slopes(f, o, n, c_before, c, p_o):
     """Return by how much f and n move c', o moves h', c' moves h' in all, and tanh(c')."""
     of_f = (c_before - n) * f * (1.0 - f)
     of_n = (1.0 - f) * (1.0 - n * n)

@@ -168,6 +168,152 @@ def _gru_backward(
     tl.store(d_vectors + 5 * every + lane, da_n, inside)
 
 
+@triton.jit
+def _lstm_forward(
+    given, bias, recurrent, peephole, hidden, cell, start, y, cells_out, last_h, last_c, walked,
+    T, batch, units, per_head, g_t, g_b, g_n, g_g, tolerance,
+    LANES: tl.constexpr, CHUNK: tl.constexpr, ITERATIONS: tl.constexpr, TYPE: tl.constexpr,
+):  # fmt: skip
+    lane, inside, row, unit, at = cells.lanes(batch, units, per_head, g_b, g_n, LANES)
+    b_f, b_o, b_n = cells.load_vectors(bias, unit, units, inside, TYPE)
+    a_f, a_o, a_n = cells.load_vectors(recurrent, unit, units, inside, TYPE)
+    p_f = tl.load(peephole + unit, inside, 0).to(TYPE)
+    p_o = tl.load(peephole + units + unit, inside, 0).to(TYPE)
+    aa_f, aa_o, aa_n, pp_f, pp_o = a_f[:, None], a_o[:, None], a_n[:, None], p_f[:, None], p_o[:, None]
+    every = tl.cast(batch, tl.int64) * units
+    h_in, c_in = tl.load(hidden + lane, inside, 0).to(TYPE), tl.load(cell + lane, inside, 0).to(TYPE)
+    opens = tl.arange(0, CHUNK)[None, :] == 0
+    walks = 0
+    for t0 in range(0, T, CHUNK):
+        t = tl.cast(t0, tl.int64) + tl.arange(0, CHUNK)
+        f_in, o_in, n_in, starts, here = _chunk(given, start, at, row, t, T, batch, g_t, g_g, inside, TYPE)
+        f_in, o_in, n_in = f_in + b_f[:, None], o_in + b_o[:, None], n_in + b_n[:, None]
+        alone = starts | opens
+        heard = opens & (starts == 0)
+        h_origin = tl.where(heard, h_in[:, None], tl.zeros_like(f_in))
+        c_origin = tl.where(heard, c_in[:, None], tl.zeros_like(f_in))
+        c = (1.0 - cells.sigmoid(f_in)) * cells.tanh(n_in)
+        h = cells.sigmoid(o_in + pp_o * c) * cells.tanh(c)
+        h_before = tl.where(alone, h_origin, _shifted(h, -1, CHUNK))
+        c_before = tl.where(alone, c_origin, _shifted(c, -1, CHUNK))
+        for _ in tl.static_range(ITERATIONS):
+            f, o, n, c_next = cells.lstm_gates(f_in, o_in, n_in, h_before, c_before, aa_f, aa_o, aa_n, pp_f, pp_o)
+            of_f, of_o, of_n, of_c, squashed = cells.lstm_slopes(f, o, n, c_before, c_next, pp_o)
+            cc = tl.where(alone, 0.0, f + of_f * pp_f)
+            ch = tl.where(alone, 0.0, of_f * aa_f + of_n * aa_n)
+            hc = of_c * cc
+            hh = tl.where(alone, 0.0, of_c * ch + of_o * aa_o)
+            c = tl.where(alone, c_next, c_next - cc * c_before - ch * h_before)
+            h = tl.where(alone, o * squashed, o * squashed - hc * c_before - hh * h_before)
+            _, _, _, _, c, h = tl.associative_scan((cc, ch, hc, hh, c, h), 1, _plane)
+            h_before = tl.where(alone, h_origin, _shifted(h, -1, CHUNK))
+            c_before = tl.where(alone, c_origin, _shifted(c, -1, CHUNK))
+        f, o, n, c_next = cells.lstm_gates(f_in, o_in, n_in, h_before, c_before, aa_f, aa_o, aa_n, pp_f, pp_o)
+        h_next = o * cells.tanh(c_next)
+        near = (tl.abs(h_next - h) <= tolerance) & (tl.abs(c_next - c) <= tolerance)
+        missed = (here & (near == 0)).to(tl.int32)
+        _, missed = tl.associative_scan((alone.to(tl.int32), missed), 1, _since)
+        # What is not known yet is marked by NaN.
+        out = t[None, :] * every + lane[:, None]
+        tl.store(y + out, tl.where(missed != 0, float("nan"), h_next), here)
+        tl.store(cells_out + out, tl.where(missed != 0, float("nan"), c_next), here)
+        ends = tl.minimum(t0 + CHUNK, T)
+        if tl.max(tl.max(missed, 1), 0) > 0:
+            walks += 1
+            tl.debug_barrier()
+            for step in range(t0, ends):
+                now = tl.cast(step, tl.int64)
+                f_1, o_1, n_1 = cells.load_gates(given + now * g_t, at, g_g, inside, TYPE)
+                known_h = tl.load(y + now * every + lane, inside, 0).to(TYPE)
+                known_c = tl.load(cells_out + now * every + lane, inside, 0).to(TYPE)
+                begins = tl.load(start + now * batch + row, inside, 0) != 0
+                h_in, c_in = tl.where(begins, 0.0, h_in), tl.where(begins, 0.0, c_in)
+                f_1, o_1, n_1 = f_1 + b_f, o_1 + b_o, n_1 + b_n
+                f_1, o_1, n_1, c_in = cells.lstm_gates(f_1, o_1, n_1, h_in, c_in, a_f, a_o, a_n, p_f, p_o)
+                h_in = tl.where(known_h == known_h, known_h, o_1 * cells.tanh(c_in))
+                c_in = tl.where(known_h == known_h, known_c, c_in)
+                tl.store(y + now * every + lane, h_in, inside)
+                tl.store(cells_out + now * every + lane, c_in, inside)
+        else:
+            h_in = tl.sum(tl.where(t[None, :] == ends - 1, h_next, 0.0), 1)
+            c_in = tl.sum(tl.where(t[None, :] == ends - 1, c_next, 0.0), 1)
+    tl.store(last_h + lane, h_in, inside)
+    tl.store(last_c + lane, c_in, inside)
+    tl.store(walked + tl.program_id(0), walks)
+
+
+@triton.jit
+def _lstm_backward(
+    given, bias, recurrent, peephole, hidden, cell, start, y, cells_out, d_y, d_last_h, d_last_c,
+    d_given, d_hidden, d_cell, d_vectors,
+    T, batch, units, per_head, g_t, g_b, g_n, g_g,
+    LANES: tl.constexpr, CHUNK: tl.constexpr, TYPE: tl.constexpr,
+):  # fmt: skip
+    lane, inside, row, unit, at = cells.lanes(batch, units, per_head, g_b, g_n, LANES)
+    b_f, b_o, b_n = cells.load_vectors(bias, unit, units, inside, TYPE)
+    a_f, a_o, a_n = cells.load_vectors(recurrent, unit, units, inside, TYPE)
+    b_f, b_o, b_n, a_f, a_o, a_n = b_f[:, None], b_o[:, None], b_n[:, None], a_f[:, None], a_o[:, None], a_n[:, None]
+    p_f = tl.load(peephole + unit, inside, 0).to(TYPE)[:, None]
+    p_o = tl.load(peephole + units + unit, inside, 0).to(TYPE)[:, None]
+    every = tl.cast(batch, tl.int64) * units
+    first_h, first_c = tl.load(hidden + lane, inside, 0).to(TYPE), tl.load(cell + lane, inside, 0).to(TYPE)
+    first_h, first_c = first_h[:, None], first_c[:, None]
+    d_h_in, d_c_in = tl.load(d_last_h + lane, inside, 0).to(TYPE), tl.load(d_last_c + lane, inside, 0).to(TYPE)
+    db_f, db_o, db_n = tl.zeros_like(d_h_in), tl.zeros_like(d_h_in), tl.zeros_like(d_h_in)
+    da_f, da_o, da_n = tl.zeros_like(d_h_in), tl.zeros_like(d_h_in), tl.zeros_like(d_h_in)
+    dp_f, dp_o = tl.zeros_like(d_h_in), tl.zeros_like(d_h_in)
+    begin = (T - 1) // CHUNK * CHUNK
+    step = tl.arange(0, CHUNK)[None, :]
+    for i in range(0, T, CHUNK):
+        t = tl.cast(begin - i, tl.int64) + tl.arange(0, CHUNK)
+        f_in, o_in, n_in, starts, here = _chunk(given, start, at, row, t, T, batch, g_t, g_g, inside, TYPE)
+        f_in, o_in, n_in = f_in + b_f, o_in + b_o, n_in + b_n
+        t_1C = t[None, :]
+        before = (t_1C - 1) * every + lane[:, None]
+        h = tl.load(y + before, here & (t_1C > 0), 0).to(TYPE)
+        c = tl.load(cells_out + before, here & (t_1C > 0), 0).to(TYPE)
+        h = tl.where(starts, 0.0, tl.where(t_1C > 0, h, first_h))
+        c = tl.where(starts, 0.0, tl.where(t_1C > 0, c, first_c))
+        d_h = tl.load(d_y + before + every, here, 0).to(TYPE)
+        f, o, n, c_next = cells.lstm_gates(f_in, o_in, n_in, h, c, a_f, a_o, a_n, p_f, p_o)
+        of_f, of_o, of_n, of_c, _ = cells.lstm_slopes(f, o, n, c, c_next, p_o)
+        c_of_c = tl.where(starts, 0.0, f + of_f * p_f)
+        c_of_h = tl.where(starts, 0.0, of_f * a_f + of_n * a_n)
+        h_of_h = tl.where(starts, 0.0, of_c * c_of_h + of_o * a_o)
+        # What goes back to the cell and to the hidden units of the step before, of what comes to these two of this one.
+        cc, ch = tl.where(here, c_of_c, 1.0), tl.where(here, of_c * c_of_c, 0.0)
+        hc, hh = tl.where(here, c_of_h, 0.0), tl.where(here, h_of_h, 1.0)
+        c_back = tl.where(ch == 0, 0.0, ch * d_h)
+        h_back = tl.where(hh == 0, 0.0, hh * d_h)
+        cc, ch, hc, hh, c_back, h_back = tl.associative_scan((cc, ch, hc, hh, c_back, h_back), 1, _plane, reverse=True)
+        deaf = (cc == 0) & (ch == 0) & (hc == 0) & (hh == 0)
+        c_back = tl.where(deaf, c_back, cc * d_c_in[:, None] + ch * d_h_in[:, None] + c_back)
+        h_back = tl.where(deaf, h_back, hc * d_c_in[:, None] + hh * d_h_in[:, None] + h_back)
+        d_h += tl.where(step == CHUNK - 1, d_h_in[:, None], _shifted(h_back, 1, CHUNK))
+        d_c = tl.where(step == CHUNK - 1, d_c_in[:, None], _shifted(c_back, 1, CHUNK)) + of_c * d_h
+        d_h_in = tl.sum(tl.where(step == 0, h_back, 0.0), 1)
+        d_c_in = tl.sum(tl.where(step == 0, c_back, 0.0), 1)
+        d_f, d_n = tl.where(here, of_f * d_c, 0.0), tl.where(here, of_n * d_c, 0.0)
+        d_o = tl.where(here, of_o * d_h, 0.0)
+        out = d_given + t_1C * g_t + at[:, None]
+        tl.store(out, d_f, here)
+        tl.store(out + g_g, d_o, here)
+        tl.store(out + 2 * g_g, d_n, here)
+        db_f, db_o, db_n = db_f + tl.sum(d_f, 1), db_o + tl.sum(d_o, 1), db_n + tl.sum(d_n, 1)
+        da_f, da_o, da_n = da_f + tl.sum(d_f * h, 1), da_o + tl.sum(d_o * h, 1), da_n + tl.sum(d_n * h, 1)
+        dp_f, dp_o = dp_f + tl.sum(d_f * c, 1), dp_o + tl.sum(d_o * c_next, 1)
+    tl.store(d_hidden + lane, d_h_in, inside)
+    tl.store(d_cell + lane, d_c_in, inside)
+    tl.store(d_vectors + lane, db_f, inside)
+    tl.store(d_vectors + every + lane, db_o, inside)
+    tl.store(d_vectors + 2 * every + lane, db_n, inside)
+    tl.store(d_vectors + 3 * every + lane, da_f, inside)
+    tl.store(d_vectors + 4 * every + lane, da_o, inside)
+    tl.store(d_vectors + 5 * every + lane, da_n, inside)
+    tl.store(d_vectors + 6 * every + lane, dp_f, inside)
+    tl.store(d_vectors + 7 * every + lane, dp_o, inside)
+
+
 def launch(given_TBNGK: Tensor, computed: torch.dtype) -> Launch:
     """Choose lanes and steps of a chunk."""
     time, batch, heads, _, units = given_TBNGK.shape
@@ -226,3 +372,66 @@ def para_gru(
     """Solve chunks of time by Newton's method; like `reference.para_gru`."""
     ways = Ways(lambda *given: gru_forward(*given)[:2], gru_backward)
     return run_gru(ways, given_TBNGK, bias_GH, recurrent_GH, hidden_BH, start_TB)
+
+
+def lstm_forward(
+    given_TBNGK: Tensor,
+    bias_GH: Tensor,
+    recurrent_GH: Tensor,
+    peephole_PH: Tensor,
+    hidden_BH: Tensor,
+    cell_BH: Tensor,
+    start_TB: Tensor,
+    iterations: int = ITERATIONS,
+    tolerance: float | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the hidden units and the cell of every step, both after the last, and what `gru_forward` counts."""
+    y_TBH = hidden_BH.new_empty(len(start_TB), *hidden_BH.shape)
+    cell_TBH = torch.empty_like(y_TBH)
+    last_BH, last_cell_BH = torch.empty_like(hidden_BH), torch.empty_like(cell_BH)
+    grid, sizes, options = launch(given_TBNGK, bias_GH.dtype)
+    walked = start_TB.new_empty(grid, dtype=torch.int32)
+    tolerance = TOLERANCE[bias_GH.dtype] if tolerance is None else tolerance
+    given = (given_TBNGK, bias_GH, recurrent_GH, peephole_PH, hidden_BH, cell_BH, start_TB)
+    results = (y_TBH, cell_TBH, last_BH, last_cell_BH, walked)
+    _lstm_forward[grid](*given, *results, *sizes, tolerance, ITERATIONS=iterations, **options)
+    return results
+
+
+def lstm_backward(
+    given_TBNGK: Tensor,
+    bias_GH: Tensor,
+    recurrent_GH: Tensor,
+    peephole_PH: Tensor,
+    hidden_BH: Tensor,
+    cell_BH: Tensor,
+    start_TB: Tensor,
+    y_TBH: Tensor,
+    cell_TBH: Tensor,
+    d_y_TBH: Tensor,
+    d_last_BH: Tensor,
+    d_last_cell_BH: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of `given_TBNGK`, the bias, the recurrent weights, the peepholes and the first state."""
+    d_given, d_hidden, d_cell = (torch.empty_like(part) for part in (given_TBNGK, hidden_BH, cell_BH))
+    d_vectors = bias_GH.new_empty(8, *hidden_BH.shape)
+    grid, sizes, options = launch(given_TBNGK, bias_GH.dtype)
+    given = (given_TBNGK, bias_GH, recurrent_GH, peephole_PH, hidden_BH, cell_BH, start_TB, y_TBH, cell_TBH)
+    gradients = (d_y_TBH, d_last_BH, d_last_cell_BH, d_given, d_hidden, d_cell, d_vectors)
+    _lstm_backward[grid](*given, *gradients, *sizes, **options)
+    d_bias, d_recurrent, d_peephole = d_vectors.sum(1).split((3, 3, 2))
+    return d_given, d_bias, d_recurrent, d_peephole, d_hidden, d_cell
+
+
+def para_lstm(
+    given_TBNGK: Tensor,
+    bias_GH: Tensor,
+    recurrent_GH: Tensor,
+    peephole_PH: Tensor,
+    hidden_BH: Tensor,
+    cell_BH: Tensor,
+    start_TB: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Solve chunks of time by Newton's method; like `reference.para_lstm`."""
+    ways = Ways(lambda *given: lstm_forward(*given)[:4], lstm_backward)
+    return run_lstm(ways, given_TBNGK, bias_GH, recurrent_GH, peephole_PH, hidden_BH, cell_BH, start_TB)
