@@ -207,7 +207,7 @@ class _GRU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        _refuse_second_derivative()
+        refuse_second_derivative()
         return *gru_backward(ctx.way, *ctx.saved_tensors, *gradients), None, None
 
 
@@ -233,11 +233,12 @@ class _LSTM(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        _refuse_second_derivative()
+        refuse_second_derivative()
         return *lstm_backward(ctx.way, *ctx.saved_tensors, *gradients), None, None
 
 
-def _refuse_second_derivative() -> None:
+def refuse_second_derivative() -> None:
+    """Raise when the backward is to be differentiated itself."""
     if torch.is_grad_enabled():
         raise RuntimeError("newton_rnn: this backend is not twice differentiable (create_graph); use 'reference'")
 

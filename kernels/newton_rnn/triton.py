@@ -15,9 +15,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from . import triton_cells as cells
+from .loop import refuse_second_derivative
 
 
 @triton.jit
@@ -330,8 +330,8 @@ class _GRU(torch.autograd.Function):
         return y_TBH, last_BH
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, d_y: Tensor, d_last: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative()
         return *ctx.backward_way(*ctx.saved_tensors, d_y.contiguous(), d_last.contiguous()), None, None
 
 
@@ -356,8 +356,8 @@ class _LSTM(torch.autograd.Function):
         return y_TBH, last, last_cell
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, d_y: Tensor, d_last: Tensor, d_last_cell: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative()
         gradients = (d_y.contiguous(), d_last.contiguous(), d_last_cell.contiguous())
         return *ctx.backward_way(*ctx.saved_tensors, *gradients), None, None
 
