@@ -1,4 +1,4 @@
-"""How fast ParaGRU and ParaLSTM are with 3 % resets: the recurrence alone, and whole beside cuDNN's networks without any.
+"""How fast ParaGRU and ParaLSTM are with 3 % resets: the recurrence alone, and whole beside cuDNN's, without.
 
 cuDNN's networks are there for scale: as wide, but with dense weights from state to state, so that they compute more.
 Shapes: T time, B rows, H inputs and hidden units.
@@ -19,7 +19,7 @@ from .reference import project
 KERNELS: dict[str, Callable[..., tuple[Tensor, ...]]] = {"gru": para_gru, "lstm": para_lstm}
 THEIRS: dict[str, Callable[[int, int], nn.RNNBase]] = {"gru": nn.GRU, "lstm": nn.LSTM}
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
-"""Relative to the largest number compared; with input weights float32 may be multiplied in TF32, for which ten times."""
+"""Relative to the largest number compared; ten times where float32 may be multiplied in TF32: with input weights."""
 CHECKED = 4
 """Rows that are compared with the definition."""
 

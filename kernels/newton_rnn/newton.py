@@ -11,6 +11,7 @@ Shapes: T time, B rows, N heads, G = 3 gates, K units of a head, H = N K hidden 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from . import loop, scans
 from .reference import gates
 
 ITERATIONS = 3
+WHOLE = sys.maxsize
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-6}
 """By how much a step may miss the next state, by the type of the computation."""
 
@@ -156,7 +158,7 @@ def para_gru(
         iterations: how often the guess is corrected.
         tolerance: by how much a step may miss the next state; None for `TOLERANCE`.
     """
-    way = loop.Way(partial(_forward, solve_gru, loop.gru_forward, iterations, tolerance), _gru_totals)
+    way = loop.Way(partial(_forward, solve_gru, loop.gru_forward, iterations, tolerance), _gru_totals, WHOLE)
     return loop.run_gru(way, given_TBNGK, bias_GH, recurrent_GH, hidden_BH, start_TB)
 
 
@@ -172,7 +174,7 @@ def para_lstm(
     tolerance: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Solve a window; like `reference.para_lstm`, with the options of `para_gru`."""
-    way = loop.Way(partial(_forward, solve_lstm, loop.lstm_forward, iterations, tolerance), _lstm_totals)
+    way = loop.Way(partial(_forward, solve_lstm, loop.lstm_forward, iterations, tolerance), _lstm_totals, WHOLE)
     given = (given_TBNGK, bias_GH, recurrent_GH, peephole_PH, hidden_BH, cell_BH, start_TB)
     return loop.run_lstm(way, *given)
 
