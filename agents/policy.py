@@ -66,6 +66,11 @@ class Policy(nn.Module):
         y_BD, memory = self.core.step(self.encoder(inputs), memory, inputs.trial_start)
         return self._output(y_BD), memory
 
+    def advance(self, inputs: Inputs, memory: State) -> tuple[Output, State]:
+        """Take one step as a loop that acts does: the memory is given up, and `core.settle` may have to follow."""
+        y_BD, memory = self.core.advance(self.encoder(inputs), memory, inputs.trial_start)
+        return self._output(y_BD), memory
+
     def unroll(self, inputs: Inputs, memory: State) -> tuple[Output, State]:
         """Take T steps at once: inputs (T, B, ...), memory of B rows before the first."""
         y_TBD, memory = self.core.unroll(self.encoder(inputs), memory, inputs.trial_start)

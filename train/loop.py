@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from ..agents.policy import Policy
 from ..memory.core import parts
+from .arithmetic import Stopwatch, arithmetic
 from .config import TrainConfig
 from .log import Log, ProgressLine
 from .ppo import DivergedError, learn
@@ -95,21 +97,30 @@ def update(training: Training) -> dict[str, float]:
     Raises:
         DivergedError: the loss was no longer a number.
     """
-    began = time.monotonic()
+    watch = Stopwatch(training.env.device)
     window = act(training)
-    acted = time.monotonic()
+    watch.lap()
     losses = improve(training, window)
     training.updates += 1
     finished = training.meter.update(window).means()
-    return finished | _figures(training, losses, acted - began, time.monotonic() - acted)
+    watch.lap()
+    return finished | _figures(training, losses, *watch.seconds())
 
 
 def act(training: Training) -> Window:
-    """Act for a window; the environments and the memory go on from its end."""
-    config = training.config.ppo
-    window, training.acting = collect(
-        training.env, training.policy, training.acting, config.window, training.sampling, config.cut_returns
-    )
+    """Act for a window; the environments and the memory go on from its end.
+
+    On a GPU the window is overwritten by the next call.
+    """
+    config, env, policy = training.config, training.env, training.policy
+    with arithmetic(env.device, config.precision):
+        graph = training.graphs.acting(config.ppo, env, policy, training.acting, training.sampling)
+        if graph is not None:
+            window, training.acting = graph(training.acting)
+        else:
+            window, training.acting = collect(
+                env, policy, training.acting, config.ppo.window, training.sampling, config.ppo.cut_returns
+            )
     return window
 
 
@@ -119,16 +130,16 @@ def improve(training: Training, window: Window) -> dict[str, float]:
     Raises:
         DivergedError: the loss was no longer a number.
     """
-    config = training.config
-    return learn(
-        config.ppo,
-        training.policy,
-        training.optimizer,
-        window,
-        training.shuffling,
-        remaining=max(0.0, 1 - training.updates / config.updates),
-        precision=torch.bfloat16 if config.precision == "bfloat16" else torch.float32,
-    )
+    config, policy, optimizer = training.config, training.policy, training.optimizer
+    precision = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+    remaining = max(0.0, 1 - training.updates / config.updates)
+    with arithmetic(policy.device, config.precision):
+        graph = training.graphs.learning(config.ppo, policy, optimizer, window, precision=precision)
+        if graph is not None:
+            return graph(window, training.shuffling, remaining=remaining)
+        return learn(
+            config.ppo, policy, optimizer, window, training.shuffling, remaining=remaining, precision=precision
+        )
 
 
 def _save(training: Training, folder: RunFolder, log: Log) -> None:
@@ -153,13 +164,17 @@ def _figures(training: Training, losses: dict[str, float], acting: float, learni
     named["charts/sps"] = steps / (acting + learning)
     named |= {"time/acting_seconds": acting, "time/learning_seconds": learning}
     named["memory/bytes_per_row"] = float(training.policy.core.state_bytes(training.env.trial_steps or 0))
+    said: dict[str, Tensor] = {}
     for name, part in parts(training.acting.memory).items():
         if part.is_floating_point():
-            named[f"memory/state_rms_{name}"] = float(part.float().square().mean().sqrt())
+            said[f"memory/state_rms_{name}"] = part.float().square().mean().sqrt()
     inputs, policy = training.acting.inputs, training.policy
     with torch.no_grad():
         gates = policy.core.gates(policy.encoder(inputs), training.acting.memory, inputs.trial_start)
-    return named | {f"memory/gate_{name}": float(gate.mean()) for name, gate in gates.items()}
+    said |= {f"memory/gate_{name}": gate.float().mean() for name, gate in gates.items()}
+    if said:  # one look for all
+        named |= dict(zip(said, torch.stack(list(said.values())).tolist(), strict=True))
+    return named
 
 
 @contextmanager

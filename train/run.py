@@ -21,6 +21,7 @@ from torch import Tensor
 from ..agents.checkpoint import CheckpointError, policy_contents, read, write
 from ..agents.policy import Policy
 from ..memory.core import from_parts, parts
+from .capture import Graphs
 from .config import TrainConfig
 from .episodes import EpisodeMeter
 from .rollout import Acting, start
@@ -142,6 +143,7 @@ class Training:
         self.sampling = torch.Generator(device).manual_seed(config.seed)
         self.shuffling = torch.Generator().manual_seed(config.seed + 1)
         self.meter = EpisodeMeter(config.ppo.rows)
+        self.graphs = Graphs(wanted=config.capture, compiled=config.compile)
         self.updates = 0
         self.seconds = 0.0
         self.figures: dict[str, float] = {}  # the last evaluation
