@@ -84,7 +84,13 @@ def _configure(argv: list[str]) -> tuple[TrainConfig, str, Path | None]:
 def _about(config: TrainConfig) -> str:
     env = config.env.build(1, config.seed, "cpu")
     try:
-        policy = Policy(config.encoder, config.memory, env.observation_space, env.action_space)
+        policy = Policy(
+            config.encoder,
+            config.memory,
+            env.observation_space,
+            env.action_space,
+            separate_critic=config.separate_critic,
+        )
     finally:
         env.close()
     parameters = sum(part.numel() for part in policy.parameters())

@@ -132,7 +132,9 @@ class NativeEnv(Env):
         The next step compiles, which takes seconds, and raises what the compiler raises; `uncompile` undoes it.
         """
         self._looks = False
-        self._move = torch.compile(self._move_rows, fullgraph=True, dynamic=False)
+        # Sorting in a kernel of one's own takes half a minute to compile; torch's own is as good.
+        options: dict[str, Any] = {"triton.persistent_reductions": False}
+        self._move = torch.compile(self._move_rows, fullgraph=True, dynamic=False, options=options)
 
     def uncompile(self) -> None:
         """Let steps run as they are written."""

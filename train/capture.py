@@ -159,10 +159,15 @@ class StepGraph:
         def unsettled() -> Tensor:
             return policy.core.unsettled(self.acting.memory).any()
 
+        def rehearsal() -> None:
+            _write(self.acting, acting)  # no step may follow one that was not settled
+            step()
+
         self.acting = Acting(*_copy(acting))
-        rehearse(step, generator)
+        rehearse(rehearsal, generator)
         rehearse(settle)
         rehearse(unsettled)
+        _write(self.acting, acting)
         self._step, self._settle, self._unsettled = Graph(step, generator), Graph(settle), Graph(unsettled)
 
     def fits(self, env: Env, policy: Policy, generator: torch.Generator) -> bool:
@@ -200,7 +205,7 @@ class LearningGraph:
         device, size = policy.device, config.rows // config.minibatches
         self._number = torch.zeros(1, dtype=torch.int64, device=device)  # of the minibatch
         self._order_MR = torch.zeros(config.epochs * config.minibatches, size, dtype=torch.int64, device=device)
-        self._drawn = torch.empty(config.epochs, config.rows, dtype=torch.int64, pin_memory=True)
+        self._drawn = torch.empty(config.epochs, config.rows, dtype=torch.int64, pin_memory=device.type == "cuda")
         self._rate, self._entropy_weight = (torch.zeros((), device=device) for _ in range(2))
         self._bad = torch.ones((), device=device)  # while it is 1, steps of the optimiser change nothing
         self._said_MF = torch.zeros(len(self._order_MR), 0, device=device)

@@ -129,8 +129,9 @@ class TrainConfig:
     capture: bool = True
     """On a GPU, record acting and learning as CUDA graphs: several times faster, with the same results. A native task
     is needed; what cannot be recorded says so and runs step by step."""
-    compile: bool = True
-    """Fuse the steps of native tasks when they are recorded: faster again, after some seconds at the start."""
+    compile: bool = False
+    """Fuse the steps of native tasks into a few kernels when they are recorded: acting is up to twice as fast, with the
+    same bits, but compiling takes some ten seconds at the start. It pays from some hundred million steps on."""
     separate_critic: bool = False
     """Give the critic an encoder and a memory of its own, of the same kind; otherwise actor and critic share them."""
     checkpoint_seconds: float = 60.0

@@ -133,9 +133,13 @@ class Training:
         device = torch.device(config.device)
         torch.manual_seed(config.seed)
         self.env = config.env.build(config.ppo.rows, config.seed, device)
-        self.policy = Policy(config.encoder, config.memory, self.env.observation_space, self.env.action_space).to(
-            device
-        )
+        self.policy = Policy(
+            config.encoder,
+            config.memory,
+            self.env.observation_space,
+            self.env.action_space,
+            separate_critic=config.separate_critic,
+        ).to(device)
         self.optimizer = torch.optim.Adam(
             self.policy.parameters(), config.ppo.learning_rate, eps=config.ppo.adam_epsilon, fused=True
         )
