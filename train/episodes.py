@@ -5,14 +5,33 @@ Shapes: T time, B rows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .rollout import Window
+
+
+class Totals(NamedTuple):
+    """What ended in one window, added up, so that windows of several processes can be put together."""
+
+    sums: dict[str, tuple[float, int]]  # by TensorBoard tag: the sum, and of how many
+    many: bool  # whether a trial has been seen to hold more than one episode
+
+
+def means(totals: Sequence[Totals]) -> dict[str, float]:
+    """Return the mean of everything that ended in any of the windows, by TensorBoard tag."""
+    many = any(part.many for part in totals)
+    found: dict[str, float] = {}
+    for tag in dict.fromkeys(tag for part in totals for tag in part.sums):
+        sums, counts = zip(*(part.sums[tag] for part in totals if tag in part.sums), strict=True)
+        if many or not tag.startswith("trial/"):
+            found[tag] = sum(sums) / sum(counts)
+    return found
 
 
 @dataclass
@@ -26,17 +45,20 @@ class Finished:
     info: dict[str, list[float]] = field(default_factory=dict)
     many: bool = False  # whether a trial has been seen to hold more than one episode
 
-    def means(self) -> dict[str, float]:
-        """Return the mean of everything that ended, by TensorBoard tag."""
+    def totals(self) -> Totals:
+        """Return the sums and the numbers of what ended."""
         named: dict[str, list[float]] = {
             "charts/episodic_return": self.episode_returns,
             "charts/episodic_length": [float(length) for length in self.episode_lengths],
         }
         named |= {f"{'charts' if name == 'success' else 'task'}/{name}": values for name, values in self.info.items()}
-        if self.many:
-            named["trial/return"] = self.trial_returns
-            named |= {f"trial/return_episode_{place}": v for place, v in sorted(self.by_episode.items())}
-        return {tag: float(np.mean(values)) for tag, values in named.items() if values}
+        named["trial/return"] = self.trial_returns
+        named |= {f"trial/return_episode_{place}": v for place, v in sorted(self.by_episode.items())}
+        return Totals({tag: (float(np.sum(v)), len(v)) for tag, v in named.items() if v}, self.many)
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of everything that ended, by TensorBoard tag."""
+        return means([self.totals()])
 
 
 class EpisodeMeter:

@@ -5,7 +5,7 @@ Shapes: T time, B rows, A numbers that describe an action distribution.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -50,17 +50,27 @@ def start(env: Env, policy: Policy) -> Acting:
 
 @torch.no_grad()
 def collect(
-    env: Env, policy: Policy, acting: Acting, length: int, generator: torch.Generator, cut_returns: bool
+    env: Env,
+    policy: Policy,
+    acting: Acting,
+    length: int,
+    generator: torch.Generator,
+    cut_returns: bool,
+    *,
+    enough: Callable[[int], bool] | None = None,
 ) -> tuple[Window, Acting]:
     """Act for `length` steps in every row.
 
     Where an episode is truncated (with `cut_returns` false: where it is truncated because its trial is over) the
-    return goes on with the value of the final observation, from the memory as it was then.
+    return goes on with the value of the final observation, from the memory as it was then. `enough` may end the window
+    early: it is asked before each step but the first, with the steps that have been taken.
     """
     memory_at_start = acting.memory
     inputs_T, action_T, log_prob_T, value_T, step_T = [], [], [], [], []
     last_T: list[tuple[Tensor, Tensor]] = []  # where an episode was cut off, and what its end is worth
-    for _ in range(length):
+    for t in range(length):
+        if t and enough is not None and enough(t):
+            break
         output, memory = policy.step(acting.inputs, acting.memory)
         action = policy.head.sample(output.action, generator)
         env_state, step = env.step(acting.env_state, action)
