@@ -211,7 +211,7 @@ class Slow(gymnasium.Env):
     def step(self, action):
         self.steps += 1
         if os.environ["RANK"] == "1":
-            time.sleep(0.01)
+            time.sleep(0.1)
             if self.steps == int(os.environ["FAILS_AT"]):
                 raise OSError("the simulator is gone")
         return np.zeros(1, np.float32), float(action), self.steps % 5 == 0, False, {}
@@ -222,7 +222,7 @@ gymnasium.register("Slow-v0", entry_point=Slow)
 
 
 def test_slow_ranks_are_cut_off_and_a_rank_that_fails_takes_all_down_with_one_line(tmp_path):
-    """The slow rank plays a quarter of its window, and no more; its environment breaks in the fourth window."""
+    """The slow rank plays a quarter of its window, and little more; its environment breaks at its 14th step."""
     (tmp_path / "slow_toy.py").write_text(SLOW)
     path, python_path = tmp_path / "run", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     options = ("--env", "gym:slow_toy:Slow-v0", "--env.workers", "1", "--ppo.rows", "4", "--ppo.wait-for", "0.5")
@@ -240,8 +240,24 @@ def test_slow_ranks_are_cut_off_and_a_rank_that_fails_takes_all_down_with_one_li
     assert "run folder" in out
     assert time.monotonic() - began < 100  # nobody waits for the rank that is gone
     seen = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    assert [line["time/window_played"] for line in seen] == pytest.approx([(16 + 4) / 32] * 3)
-    assert state_of(path / "checkpoints" / "last")[0]["updates"] == 3
+    played = [round(32 * line["time/window_played"]) - 16 for line in seen]  # by the slow rank
+    assert min(played) == 4
+    assert max(played) < 16
+    assert 4 * len(played) <= sum(played) < 14
+    assert state_of(path / "checkpoints" / "last")[0]["updates"] == len(played)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_gpus_learn_together(tmp_path, close, ranks):
+    if torch.cuda.device_count() < ranks:
+        pytest.skip(f"needs {ranks} GPUs")
+    given = ["--steps", 6 * STEPS, "--device", "cuda", *TINY]
+    assert main(["train", "--run", str(tmp_path / "alone"), *map(str, given)]) == 0
+    assert run(ranks, "train", "--run", tmp_path / "ranks", *given)[1:] == ([], 0)
+    weights, found = (state_of(tmp_path / name / "checkpoints" / str(STEPS))[1] for name in ("alone", "ranks"))
+    for name, part in weights.items():
+        close(name, found[name], part)
+    assert main(["resume", str(tmp_path / "ranks")]) == 0
 
 
 def test_noise_of_parts_is_that_of_the_whole():
