@@ -44,7 +44,7 @@ def ppo_loss(
     old_log_prob: Tensor,
     old_value: Tensor,
     advantage: Tensor,
-    entropy_weight: float | None = None,
+    entropy_weight: float | Tensor | None = None,
     moments: tuple[Tensor, Tensor] | None = None,
 ) -> Loss:
     """Return the loss of a minibatch, to be minimised.

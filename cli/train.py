@@ -93,7 +93,13 @@ def _launch(config: TrainConfig) -> Launch:
 def _about(config: TrainConfig, launch: Launch) -> str:
     env = config.env.build(1, config.seed, "cpu")
     try:
-        policy = Policy(config.encoder, config.memory, env.observation_space, env.action_space)
+        policy = Policy(
+            config.encoder,
+            config.memory,
+            env.observation_space,
+            env.action_space,
+            separate_critic=config.separate_critic,
+        )
     finally:
         env.close()
     parameters = sum(part.numel() for part in policy.parameters())

@@ -61,6 +61,9 @@ class Env(ABC):
     """
 
     resumable: ClassVar[bool] = True
+    on_device: ClassVar[bool] = False
+    """`move` is there, a step without checks that never looks at its tensors, so that a CUDA graph can hold it; and
+    episodes are truncated by the clocks of `episode_steps` and `trial_steps` alone."""
 
     config: EnvConfig
     batch: int
@@ -79,6 +82,10 @@ class Env(ABC):
     @abstractmethod
     def step(self, state: Any, action_B: Tensor) -> tuple[Any, Step]:
         """Take one action in every row, (B,) int64 if discrete, and begin anew the rows whose episode ended."""
+
+    def move(self, state: Any, action_B: Tensor) -> tuple[Any, Step]:
+        """Take a step with actions that are known to be good. Here: as `step`, which checks them."""
+        return self.step(state, action_B)
 
     def draw(self, state: Any, row: int) -> Picture:
         """Return a picture of one row."""

@@ -12,9 +12,11 @@ from functools import partial
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from ..agents.policy import Policy
 from ..memory.core import parts
+from .arithmetic import Stopwatch, arithmetic
 from .config import TrainConfig
 from .episodes import Totals, means
 from .log import Log, NoLog, ProgressLine
@@ -116,29 +118,40 @@ def update(training: Training) -> dict[str, float]:
     Raises:
         DivergedError: the loss was no longer a number.
     """
-    began = time.monotonic()
+    watch = Stopwatch(training.env.device)
     window = act(training)
-    acted = time.monotonic()
+    watch.lap()
     losses = improve(training, window)
     training.updates += 1
     finished = means(training.ranks.collect(training.meter.update(window).totals()))
-    return finished | _figures(training, losses, acted - began, time.monotonic() - acted)
+    watch.lap()
+    return finished | _figures(training, losses, *watch.seconds())
 
 
 def act(training: Training) -> Window:
-    """Act for a window; the environments and the memory go on from its end."""
-    config, cutoff = training.config.ppo, training.cutoff
-    if cutoff is not None:  # ranks that draw for more and for fewer steps must not part for good
-        training.sampling.manual_seed((training.config.seed + 1_000_003 * training.updates) % 2**63)
-    window, training.acting = collect(
-        training.env,
-        training.policy,
-        training.acting,
-        config.window,
-        training.sampling,
-        config.cut_returns,
-        enough=cutoff,
-    )
+    """Act for a window; the environments and the memory go on from its end.
+
+    On a GPU the window is overwritten by the next call.
+    """
+    config, env, policy, cutoff = training.config, training.env, training.policy, training.cutoff
+    with arithmetic(env.device, config.precision):
+        if cutoff is None:
+            graph = training.graphs.acting(config.ppo, env, policy, training.acting, training.sampling)
+        else:  # ranks that draw for more and for fewer steps must not part for good
+            graph = None
+            training.sampling.manual_seed((config.seed + 1_000_003 * training.updates) % 2**63)
+        if graph is not None:
+            window, training.acting = graph(training.acting)
+        else:
+            window, training.acting = collect(
+                env,
+                policy,
+                training.acting,
+                config.ppo.window,
+                training.sampling,
+                config.ppo.cut_returns,
+                enough=cutoff,
+            )
     if cutoff is not None:
         cutoff.finish()
     return window
@@ -150,22 +163,32 @@ def improve(training: Training, window: Window) -> dict[str, float]:
     Raises:
         DivergedError: the loss was no longer a number.
     """
-    config, ranks = training.config, training.ranks
-    share, said = None, {}
-    if training.cutoff is not None:  # a rank counts by the steps that it has taken
-        played = ranks.collect(len(window.value))
-        share = len(window.value) / sum(played)
-        said["window_played"] = sum(played) / (ranks.world * config.ppo.window)
-    return said | learn(
-        config.ppo,
-        training.policy,
-        training.optimizer,
-        window,
-        training.shuffling,
-        remaining=max(0.0, 1 - training.updates / config.updates),
-        precision=torch.bfloat16 if config.precision == "bfloat16" else torch.float32,
-        average=partial(ranks.average, share=share) if ranks.many else None,
-    )
+    config, policy, optimizer, ranks = training.config, training.policy, training.optimizer, training.ranks
+    precision = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+    remaining = max(0.0, 1 - training.updates / config.updates)
+    average = ranks.average if ranks.many else None
+    with arithmetic(policy.device, config.precision):
+        if training.cutoff is None:
+            graph = training.graphs.learning(
+                config.ppo, policy, optimizer, window, precision=precision, average=average
+            )
+            if graph is not None:
+                return graph(window, training.shuffling, remaining=remaining)
+            said = {}
+        else:  # windows differ in length, and a rank counts by the steps that it has taken
+            played = ranks.collect(len(window.value))
+            average = partial(ranks.average, share=len(window.value) / sum(played))
+            said = {"window_played": sum(played) / (ranks.world * config.ppo.window)}
+        return said | learn(
+            config.ppo,
+            policy,
+            optimizer,
+            window,
+            training.shuffling,
+            remaining=remaining,
+            precision=precision,
+            average=average,
+        )
 
 
 def _save(training: Training, folder: RunFolder, log: Log | NoLog) -> None:
@@ -200,13 +223,17 @@ def _figures(training: Training, losses: dict[str, float], acting: float, learni
     named["charts/sps"] = steps / (acting + learning)
     named |= {"time/acting_seconds": acting, "time/learning_seconds": learning}
     named["memory/bytes_per_row"] = float(training.policy.core.state_bytes(training.env.trial_steps or 0))
+    said: dict[str, Tensor] = {}
     for name, part in parts(training.acting.memory).items():
         if part.is_floating_point():
-            named[f"memory/state_rms_{name}"] = float(part.float().square().mean().sqrt())
+            said[f"memory/state_rms_{name}"] = part.float().square().mean().sqrt()
     inputs, policy = training.acting.inputs, training.policy
     with torch.no_grad():
         gates = policy.core.gates(policy.encoder(inputs), training.acting.memory, inputs.trial_start)
-    return named | {f"memory/gate_{name}": float(gate.mean()) for name, gate in gates.items()}
+    said |= {f"memory/gate_{name}": gate.float().mean() for name, gate in gates.items()}
+    if said:  # one look for all
+        named |= dict(zip(said, torch.stack(list(said.values())).tolist(), strict=True))
+    return named
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
@@ -287,6 +287,3 @@ def _checksum(tensors: Sequence[Tensor]) -> int:
         bits = part.detach().contiguous().view(-1).view(torch.uint8).long()
         total += int((bits * torch.arange(1, len(bits) + 1, device=bits.device)).sum())
     return total
-
-
-Average = Callable[[Sequence[Tensor]], None]  # replaces tensors by their mean over the ranks

@@ -21,6 +21,7 @@ from torch import Tensor
 from ..agents.checkpoint import CheckpointError, policy_contents, read, write
 from ..agents.policy import Policy
 from ..memory.core import from_parts, parts
+from .capture import Graphs
 from .config import TrainConfig
 from .episodes import EpisodeMeter
 from .ranks import Cutoff, Ranks
@@ -146,9 +147,13 @@ class Training:
         torch.manual_seed(config.seed)
         self.rows = self.ranks.rows(config.ppo.rows)
         self.env = config.env.build_part(self.rows, config.seed, device)
-        self.policy = Policy(config.encoder, config.memory, self.env.observation_space, self.env.action_space).to(
-            device
-        )
+        self.policy = Policy(
+            config.encoder,
+            config.memory,
+            self.env.observation_space,
+            self.env.action_space,
+            separate_critic=config.separate_critic,
+        ).to(device)
         self.optimizer = torch.optim.Adam(
             self.policy.parameters(), config.ppo.learning_rate, eps=config.ppo.adam_epsilon, fused=True
         )
@@ -157,6 +162,7 @@ class Training:
         self.sampling = self.ranks.generator(device).manual_seed(config.seed)
         self.shuffling = self.ranks.generator("cpu").manual_seed(config.seed + 1)
         self.meter = EpisodeMeter(len(self.rows))
+        self.graphs = Graphs(wanted=config.capture, compiled=config.compile)
         cuts = self.ranks.many and config.ppo.wait_for < 1
         self.cutoff = Cutoff(self.ranks, config.ppo.window, config.ppo.wait_for) if cuts else None
         self.updates = 0

@@ -20,9 +20,10 @@ from mnemic.agents.noise import PartGenerator, draw
 from mnemic.cli.main import main
 from mnemic.envs import make_config as make_env
 from mnemic.train.config import PPOConfig, TrainConfig
-from mnemic.train.episodes import Finished, means
+from mnemic.train.episodes import EpisodeMeter, means
 from mnemic.train.ppo import minibatches
 from mnemic.train.ranks import Cutoff, Launch, Ranks, RanksError
+from mnemic.train.rollout import Window
 
 STEPS = 16 * 16
 TINY = [
@@ -288,13 +289,27 @@ def test_minibatches_of_parts_are_those_of_the_whole():
 
 
 def test_figures_of_parts_are_those_of_the_whole():
-    whole = Finished(
-        [1.0, 2.0, 6.0], [3, 4, 5], [3.0, 6.0], {0: [1.0, 6.0], 1: [2.0]}, {"success": [1.0, 0.0, 0.0]}, True
-    )
-    first = Finished([1.0, 2.0], [3, 4], [3.0], {0: [1.0], 1: [2.0]}, {"success": [1.0, 0.0]}, True)
-    second = Finished([6.0], [5], [6.0], {0: [6.0]}, {"success": [0.0]}, False)
-    assert means([first.totals(), second.totals(), Finished().totals()]) == pytest.approx(whole.means())
-    assert "trial/return" not in second.means()
+    """Also where only one part has seen a trial of many episodes, or any end at all."""
+    generator = torch.Generator().manual_seed(0)
+    done, over = (torch.rand(12, 6, generator=generator) < chance for chance in (0.4, 0.3))
+    over[:, :2], done[:, 4:] = True, False
+    found = {
+        "reward_next": torch.rand(12, 6, generator=generator),
+        "terminated_next": done,
+        "truncated_next": torch.zeros_like(done),
+        "trial_over_next": done & over,
+    }
+    success = torch.rand(12, 6, generator=generator) < 0.5
+    blank = dict.fromkeys(("inputs", "memory", "action", "log_prob", "value", "value_next"))
+
+    def totals(begin, end):
+        cut = {name: part[:, begin:end] for name, part in found.items()}
+        window = Window(**blank, **cut, info_next={"success": success[:, begin:end]})
+        return EpisodeMeter(end - begin).update(window).totals()
+
+    assert "trial/return" in means([totals(0, 6)])
+    assert "trial/return" not in means([totals(0, 2)])
+    assert means([totals(0, 2), totals(2, 4), totals(4, 6)]) == pytest.approx(means([totals(0, 6)]))
 
 
 def config(**ppo):
