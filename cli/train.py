@@ -28,6 +28,7 @@ def train(argv: list[str]) -> int:
         _print_choices()
     config, label, path = _configure(argv)
     choices.check_device(config.device)
+    choices.check_kernels(config)
     config = replace(config, threads=config.threads or choices.idle_threads())
     about = _about(config)  # builds both, so that what cannot be built leaves no folder behind
     path = path or _free(Path("runs") / f"{label}-seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}")

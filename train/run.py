@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..agents.checkpoint import CheckpointError, policy_contents, read, write
 from ..agents.policy import Policy
+from ..kernels import backend
 from ..memory.core import from_parts, parts
 from .config import TrainConfig
 from .episodes import EpisodeMeter
@@ -129,6 +130,7 @@ class Training:
         self.config = config
         if config.threads:
             torch.set_num_threads(config.threads)
+        backend.prefer(config.kernels)
         device = torch.device(config.device)
         torch.manual_seed(config.seed)
         self.env = config.env.build(config.ppo.rows, config.seed, device)
