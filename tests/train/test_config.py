@@ -73,6 +73,7 @@ OTHER = {
         "device": "cuda:1",
         "threads": 3,
         "precision": "bfloat16",
+        "kernels": ("rnn=reference", "gae=reference"),
         "checkpoint_seconds": 1.5,
         "keep_checkpoints": 7,
         "env": make_env("endless-tmaze", length=9),
