@@ -62,7 +62,7 @@ class Core(nn.Module, ABC):
             The outputs (T, B, D) and the memory after the last step.
         """
 
-    settles: ClassVar[bool] = False
+    settles: bool = False
     """`advance` may leave work for `settle`. Where this is false, there is no need to ask `unsettled`."""
 
     def advance(self, x_BD: Tensor, state: State, start_B: Tensor) -> tuple[Tensor, State]:
@@ -80,9 +80,8 @@ class Core(nn.Module, ABC):
             return self.step(x_BD, state, start_B)
 
     def unsettled(self, state: State) -> Tensor:
-        """Return which rows have work left for `settle`, (B,) bool."""
-        first = next(iter(parts(state).values()))
-        return torch.zeros(len(first), dtype=torch.bool, device=first.device)
+        """Return which rows have work left for `settle`, (B,) bool. Only for a core that `settles`."""
+        raise NotImplementedError(f"{type(self).__name__} leaves nothing to settle")
 
     def settle(self, state: State) -> State:
         """Do the work that `advance` left, for some or all of the rows that are `unsettled`, and for at least one.

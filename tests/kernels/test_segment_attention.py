@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mnemic.kernels.attention import OP, angles, attention, rotate
+from mnemic.kernels.segment_attention import OP, angles, attention, rotate
 
 
 def inputs(
