@@ -32,7 +32,7 @@ class Section(NamedTuple):
     """By step: some row completes a segment with it."""
     in_step: bool
     """No row starts a trial apart from the others, and all complete their segments together."""
-    index: int
+    step: int
     """Steps of the running segment before the section, of rows in step."""
     sets: int
     """Segments completed before it, of rows in step."""
@@ -46,7 +46,7 @@ def sections(index_B: Tensor, sets_B: Tensor, start_TB: Tensor, length: int) -> 
     """
     steps, batch = start_TB.shape
     if start_TB.is_cuda and torch.cuda.is_current_stream_capturing():
-        return [Section(0, steps, [True] * steps, in_step=False, index=0, sets=0)]
+        return [Section(0, steps, [True] * steps, in_step=False, step=0, sets=0)]
     time_T1 = torch.arange(steps, device=start_TB.device)[:, None]
     begun_TB = torch.where(start_TB, time_T1, -1).cummax(0).values
     end_TB = (time_T1 - torch.where(begun_TB < 0, -index_B, begun_TB) + 1) % length == 0
@@ -77,12 +77,12 @@ class _Past:
     """What rows in step remember while a window goes on."""
 
     def __init__(self, core: Memo, notes: Notes, section: Section) -> None:
-        self.core, self.before, self.index, self.done = core, notes, section.index, section.sets
+        self.core, self.before, self.index, self.done = core, notes, section.step, section.sets
         count, held = core.summaries, min(section.sets, core.sets)
         newest = [n % core.sets * count for n in range(section.sets - held, section.sets)]
         # For each layer the sets of summaries, the oldest first, and the running segment.
         self.sets_L = [[kv[..., at : at + count, :] for at in newest] for kv in notes.kv_LB2HNK]
-        self.running_L = [kv[..., core.slots : core.slots + section.index, :] for kv in notes.kv_LB2HNK]
+        self.running_L = [kv[..., core.slots : core.slots + section.step, :] for kv in notes.kv_LB2HNK]
         self.summary_BPD: Tensor | None = None
         """The summary of the segment before, as tokens that have not been read yet."""
 
@@ -90,7 +90,8 @@ class _Past:
         """Take steps of one segment, and where they complete it, make its summary; return their outputs."""
         core, device = self.core, x_BCD.device
         batch, steps = x_BCD.shape[:2]
-        tokens, position = [], []
+        tokens: list[Tensor] = []
+        position: list[Tensor] = []
         read = self._begin_reading(tokens, position, device)
         offset = core.summaries * (min(self.done, 1) if core.overwrite else self.done)
         tokens.append(x_BCD)

@@ -119,7 +119,8 @@ class Memo(Core):
         notes = rows(state, some_R)
         after = self._complete(notes, notes.kv_LB2HNK, notes.kv_LB2HNK, self._visible(notes))
         after = select(self.unsettled(notes), after, notes)
-        return map_state(lambda part, new: part.index_copy_(0, some_R, new), state, after)
+        settled: Notes = map_state(lambda part, new: part.index_copy_(0, some_R, new), state, after)
+        return settled
 
     def unroll(self, x_TBD: Tensor, state: Notes, start_TB: Tensor) -> tuple[Tensor, Notes]:
         """Take T steps, in sections that begin where all rows start a trial.
@@ -253,7 +254,8 @@ class Memo(Core):
             query_BHPK, kv_B2HPK = layer(block.before(x_BPD), turn)  # type: ignore[operator]
             kept.append(kv_B2HPK)
             kv_B2HNK = torch.cat([cache_B2HNK.to(kv_B2HPK.dtype), kv_B2HPK], 3)
-            read_BHPK = attention(query_BHPK, kv_B2HNK[:, 0], kv_B2HNK[:, 1], seen)
+            key_BHNK, value_BHNK = kv_B2HNK.unbind(1)
+            read_BHPK = attention(query_BHPK, key_BHNK, value_BHNK, seen)
             x_BPD = block.after(x_BPD, layer.join(read_BHPK))  # type: ignore[operator]
         return self.norm(x_BPD), tuple(kept)
 

@@ -91,7 +91,8 @@ class AttentionLayer(Core):
         time_BT = time_T.expand(len(seen_B), -1)
         seen = Seen(torch.cat([ring_time_BS, time_BT], 1), torch.maximum(begun_BT, time_T - context + 1), time_BT)
         keys_B2HNK = torch.cat([ring_B2HSK.to(window_B2HTK.dtype), window_B2HTK], 3)
-        y_BTD = self.weights.join(attention(query_BHTK, keys_B2HNK[:, 0], keys_B2HNK[:, 1], seen, self._sink()))
+        key_BHNK, value_BHNK = keys_B2HNK.unbind(1)
+        y_BTD = self.weights.join(attention(query_BHTK, key_BHNK, value_BHNK, seen, self._sink()))
 
         # What each slot holds after the window: a step of the window, a step that was there before, or nothing.
         window_B2HTK = window_B2HTK.to(ring_B2HSK.dtype)
