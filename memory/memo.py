@@ -251,11 +251,9 @@ class Memo(Core):
         """
         kept, turn = [], self.layers[0].turn(position_BP)  # type: ignore[operator]
         for layer, block, cache_B2HNK in zip(self.layers, self.blocks, cache, strict=True):
-            query_BHPK, kv_B2HPK = layer(block.before(x_BPD), turn)  # type: ignore[operator]
-            kept.append(kv_B2HPK)
-            kv_B2HNK = torch.cat([cache_B2HNK.to(kv_B2HPK.dtype), kv_B2HPK], 3)
-            key_BHNK, value_BHNK = kv_B2HNK.unbind(1)
-            read_BHPK = attention(query_BHPK, key_BHNK, value_BHNK, seen)
+            query_BHPK, kv_B2HNK = layer(block.before(x_BPD), turn, cache_B2HNK)  # type: ignore[operator]
+            kept.append(kv_B2HNK[..., cache_B2HNK.shape[3] :, :])
+            read_BHPK = attention(query_BHPK, kv_B2HNK, seen)
             x_BPD = block.after(x_BPD, layer.join(read_BHPK))  # type: ignore[operator]
         return self.norm(x_BPD), tuple(kept)
 

@@ -85,17 +85,16 @@ class AttentionLayer(Core):
         # When the trial of each step began: at a start of this window, or `seen` steps before it.
         begun_BT = torch.where(start_TB.t(), time_T, -1).cummax(1).values
         begun_BT = torch.where(begun_BT < 0, -seen_B[:, None], begun_BT)
-        query_BHTK, window_B2HTK = self.weights(x_TBD.transpose(0, 1), self.weights.turn(time_T - begun_BT))
+        turn = self.weights.turn(time_T - begun_BT)
+        query_BHTK, kv_B2HNK = self.weights(x_TBD.transpose(0, 1), turn, ring_B2HSK)
 
         ring_time_BS = -1 - (seen_B[:, None] - 1 - slot_S) % context
         time_BT = time_T.expand(len(seen_B), -1)
         seen = Seen(torch.cat([ring_time_BS, time_BT], 1), torch.maximum(begun_BT, time_T - context + 1), time_BT)
-        keys_B2HNK = torch.cat([ring_B2HSK.to(window_B2HTK.dtype), window_B2HTK], 3)
-        key_BHNK, value_BHNK = keys_B2HNK.unbind(1)
-        y_BTD = self.weights.join(attention(query_BHTK, key_BHNK, value_BHNK, seen, self._sink()))
+        y_BTD = self.weights.join(attention(query_BHTK, kv_B2HNK, seen, self._sink()))
 
         # What each slot holds after the window: a step of the window, a step that was there before, or nothing.
-        window_B2HTK = window_B2HTK.to(ring_B2HSK.dtype)
+        window_B2HTK = kv_B2HNK[..., context:, :].to(ring_B2HSK.dtype)
         begun_B, seen_B = begun_BT[:, -1], steps - begun_BT[:, -1]
         held_BS = steps - 1 - (seen_B[:, None] - 1 - slot_S) % context
         held_B2HSK = held_BS.clamp(0).view(-1, 1, 1, context, 1).expand_as(ring_B2HSK)

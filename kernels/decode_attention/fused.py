@@ -24,6 +24,5 @@ def decode_attention(
 ) -> Tensor:
     """Return what `reference.decode_attention` returns."""
     write(new_B2HK, cache_B2HNK, slot_B, start_B)
-    key_BHNK, value_BHNK = cache_B2HNK.unbind(1)
     seen = visible(cache_B2HNK, far_B, near_B, split)
-    return fused.attention(query_BHK[:, :, None], key_BHNK, value_BHNK, seen, sink)[:, :, 0]
+    return fused.attention(query_BHK[:, :, None], cache_B2HNK, seen, sink)[:, :, 0]

@@ -26,8 +26,7 @@ def decode_attention(
     """Write the step and return what it reads of the slots that its row sees."""
     write(new_B2HK, cache_B2HNK, slot_B, start_B)
     seen = visible(cache_B2HNK, far_B, near_B, split)
-    key_BHNK, value_BHNK = cache_B2HNK.unbind(1)
-    return reference.attention(query_BHK[:, :, None], key_BHNK, value_BHNK, seen, sink)[:, :, 0]
+    return reference.attention(query_BHK[:, :, None], cache_B2HNK, seen, sink)[:, :, 0]
 
 
 def write(new_B2HK: Tensor, cache_B2HNK: Tensor, slot_B: Tensor, start_B: Tensor | None) -> None:

@@ -27,8 +27,7 @@ OP = Op(
 
 def attention(
     query_BHTK: Tensor,
-    key_BHNK: Tensor,
-    value_BHNK: Tensor,
+    kv_B2HNK: Tensor,
     seen: Seen | None = None,
     sink: tuple[Tensor, Tensor] | None = None,
     backend: str | None = None,
@@ -39,8 +38,7 @@ def attention(
 
     Args:
         query_BHTK: the queries, (B, H, T, K).
-        key_BHNK: the keys, (B, H, N, K), in any floating type, as the values.
-        value_BHNK: the values, (B, H, N, K).
+        kv_B2HNK: the keys and the values, (B, 2, H, N, K), in any floating type.
         seen: which keys each query sees; without a sink, every query must see one. None: the queries are those of the
             last T keys, and each sees all keys up to its own.
         sink: key and value, (H, K) each, that every query sees besides.
@@ -50,5 +48,5 @@ def attention(
         The means (B, H, T, K), in the type of the queries (in that of autocast where it is on).
     """
     module = OP.pick(backend, query_BHTK, width=query_BHTK.shape[-1])
-    result: Tensor = module.attention(query_BHTK, key_BHNK, value_BHNK, seen, sink)
+    result: Tensor = module.attention(query_BHTK, kv_B2HNK, seen, sink)
     return result

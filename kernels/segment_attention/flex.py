@@ -35,15 +35,14 @@ def _compiled() -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 def attention(
     query_BHTK: Tensor,
-    key_BHNK: Tensor,
-    value_BHNK: Tensor,
+    kv_B2HNK: Tensor,
     seen: Seen | None,
     sink: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
     """Return what `reference.attention` returns."""
     batch, _, steps, _ = query_BHTK.shape
-    keys = key_BHNK.shape[2]
-    key_BHNK, value_BHNK = key_BHNK.to(query_BHTK.dtype), value_BHNK.to(query_BHTK.dtype)
+    keys = kv_B2HNK.shape[3]
+    key_BHNK, value_BHNK = kv_B2HNK.to(query_BHTK.dtype).unbind(1)
 
     def causal(_row: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return key <= query + keys - steps

@@ -15,13 +15,12 @@ from .reference import Seen, causal
 
 def attention(
     query_BHTK: Tensor,
-    key_BHNK: Tensor,
-    value_BHNK: Tensor,
+    kv_B2HNK: Tensor,
     seen: Seen | None,
     sink: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
     """Return what `reference.attention` returns; the sink is one more key that all see."""
-    key_BHNK, value_BHNK = key_BHNK.to(query_BHTK.dtype), value_BHNK.to(query_BHTK.dtype)
+    key_BHNK, value_BHNK = kv_B2HNK.to(query_BHTK.dtype).unbind(1)
     steps, keys = query_BHTK.shape[2], key_BHNK.shape[2]
     if seen is None and sink is None and query_BHTK.is_cuda:
         return F.scaled_dot_product_attention(

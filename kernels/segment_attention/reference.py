@@ -37,18 +37,17 @@ def causal(steps: int, keys: int, device: torch.device) -> Tensor:
 
 def attention(
     query_BHTK: Tensor,
-    key_BHNK: Tensor,
-    value_BHNK: Tensor,
+    kv_B2HNK: Tensor,
     seen: Seen | None,
     sink: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
     """Return softmax(query . key / sqrt(K)) . value over the keys that are seen and the sink, (B, H, T, K)."""
+    key_BHNK, value_BHNK = kv_B2HNK.to(query_BHTK.dtype).unbind(1)
     steps, keys = query_BHTK.shape[2], key_BHNK.shape[2]
     mask_BTN = causal(steps, keys, query_BHTK.device) if seen is None else seen.mask()
     query_BHTK = query_BHTK * query_BHTK.shape[-1] ** -0.5
-    score_BHTN = torch.einsum("bhtk,bhnk->bhtn", query_BHTK, key_BHNK.to(query_BHTK.dtype))
+    score_BHTN = torch.einsum("bhtk,bhnk->bhtn", query_BHTK, key_BHNK)
     score_BHTN = torch.where(mask_BTN[:, None], score_BHTN, -torch.inf)
-    value_BHNK = value_BHNK.to(query_BHTK.dtype)
     if sink is None:
         return torch.einsum("bhtn,bhnk->bhtk", score_BHTN.softmax(-1), value_BHNK)
     key_HK, value_HK = (part.to(query_BHTK.dtype) for part in sink)

@@ -230,7 +230,7 @@ def _options(query_BHTK: Tensor, keys: int, *, causal: bool) -> dict[str, Any]:
         "BLOCK_T": min(most, max(16, triton.next_power_of_2(steps))),
         "BLOCK_N": min(most, max(16, triton.next_power_of_2(keys))),
         "BLOCK_K": max(16, triton.next_power_of_2(width)),
-        "num_warps": 4,
+        "num_warps": 4 if width <= 64 else 8,
         "num_stages": 2,
     }
 
@@ -242,13 +242,14 @@ def _pointers(seen: Seen | None, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return time_BN, first_BT, last_BT
 
 
-def forward(query_BHTK: Tensor, key_BHNK: Tensor, value_BHNK: Tensor, seen: Seen | None) -> tuple[Tensor, Tensor]:
+def forward(query_BHTK: Tensor, kv_B2HNK: Tensor, seen: Seen | None) -> tuple[Tensor, Tensor]:
     """Return what is read (B, H, T, K), and the logarithm of the sum of the weights (B, H, T)."""
     batch, heads, steps, width = query_BHTK.shape
+    key_BHNK, value_BHNK = kv_B2HNK.unbind(1)
     keys = key_BHNK.shape[2]
     options = _options(query_BHTK, keys, causal=seen is None)
     # In memory (B, T, H, K), so that what the heads have read lies side by side.
-    out_BHTK = torch.empty(batch, steps, heads, width, dtype=query_BHTK.dtype, device=query_BHTK.device).transpose(1, 2)
+    out_BHTK = query_BHTK.new_empty(batch, steps, heads, width).transpose(1, 2)
     log_sum_BHT = torch.empty(batch, heads, steps, dtype=torch.float32, device=query_BHTK.device)
     _forward[(batch * heads, triton.cdiv(steps, options["BLOCK_T"]))](
         query_BHTK, key_BHNK, value_BHNK, *_pointers(seen, log_sum_BHT), out_BHTK, log_sum_BHT,
@@ -260,19 +261,21 @@ def forward(query_BHTK: Tensor, key_BHNK: Tensor, value_BHNK: Tensor, seen: Seen
 
 def backward(
     query_BHTK: Tensor,
-    key_BHNK: Tensor,
-    value_BHNK: Tensor,
+    kv_B2HNK: Tensor,
     seen: Seen | None,
     out_BHTK: Tensor,
     log_sum_BHT: Tensor,
     d_out_BHTK: Tensor,
     d_log_sum_BHT: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of queries, keys and values."""
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of queries, and of keys and values."""
     batch, heads, steps, width = query_BHTK.shape
+    key_BHNK, value_BHNK = kv_B2HNK.unbind(1)
     keys = key_BHNK.shape[2]
     options = _options(query_BHTK, keys, causal=seen is None)
-    d_query_BHTK, d_key_BHNK, d_value_BHNK = (_like(part) for part in (query_BHTK, key_BHNK, value_BHNK))
+    d_query_BHTK = query_BHTK.new_empty(batch, steps, heads, width).transpose(1, 2)
+    d_kv_B2HNK = kv_B2HNK.new_empty(kv_B2HNK.shape)
+    d_key_BHNK, d_value_BHNK = d_kv_B2HNK.unbind(1)
     delta_BHT = torch.empty_like(log_sum_BHT)
     pointers = _pointers(seen, log_sum_BHT)
     strides = (*query_BHTK.stride()[:3], *key_BHNK.stride()[:3], *value_BHNK.stride()[:3])
@@ -286,54 +289,33 @@ def backward(
         query_BHTK, key_BHNK, value_BHNK, *pointers, log_sum_BHT, d_out_BHTK, delta_BHT, d_key_BHNK, d_value_BHNK,
         *strides, *d_out_BHTK.stride()[:3], *d_key_BHNK.stride()[:3], *d_value_BHNK.stride()[:3], *sizes, **options,
     )  # fmt: skip
-    return d_query_BHTK, d_key_BHNK, d_value_BHNK
-
-
-def _like(part: Tensor) -> Tensor:
-    made = torch.empty_like(part)
-    return made if made.stride(-1) == 1 else torch.empty_like(part, memory_format=torch.contiguous_format)
+    return d_query_BHTK, d_kv_B2HNK
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query_BHTK: Tensor, key_BHNK: Tensor, value_BHNK: Tensor, *seen: Tensor) -> Any:
+    def forward(ctx: Any, query_BHTK: Tensor, kv_B2HNK: Tensor, *seen: Tensor) -> Any:
         spans = Seen(*seen) if seen else None
-        out_BHTK, log_sum_BHT = forward(query_BHTK, key_BHNK, value_BHNK, spans)
-        ctx.save_for_backward(query_BHTK, key_BHNK, value_BHNK, out_BHTK, log_sum_BHT, *seen)
+        out_BHTK, log_sum_BHT = forward(query_BHTK, kv_B2HNK, spans)
+        ctx.save_for_backward(query_BHTK, kv_B2HNK, out_BHTK, log_sum_BHT, *seen)
         return out_BHTK, log_sum_BHT
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d_out_BHTK: Tensor, d_log_sum_BHT: Tensor) -> Any:
-        query_BHTK, key_BHNK, value_BHNK, out_BHTK, log_sum_BHT, *seen = ctx.saved_tensors
+        query_BHTK, kv_B2HNK, out_BHTK, log_sum_BHT, *seen = ctx.saved_tensors
         spans = Seen(*seen) if seen else None
         d_out_BHTK = d_out_BHTK if d_out_BHTK.stride(-1) == 1 else d_out_BHTK.contiguous()
-        made = backward(
-            query_BHTK,
-            key_BHNK,
-            value_BHNK,
-            spans,
-            out_BHTK,
-            log_sum_BHT,
-            d_out_BHTK,
-            d_log_sum_BHT.contiguous(),
-        )
+        d_log_sum_BHT = d_log_sum_BHT.contiguous()
+        made = backward(query_BHTK, kv_B2HNK, spans, out_BHTK, log_sum_BHT, d_out_BHTK, d_log_sum_BHT)
         return *made, *[None] * len(seen)
 
 
-def attention(
-    query_BHTK: Tensor,
-    key_BHNK: Tensor,
-    value_BHNK: Tensor,
-    seen: Seen | None,
-    sink: tuple[Tensor, Tensor] | None,
-) -> Tensor:
+def attention(query_BHTK: Tensor, kv_B2HNK: Tensor, seen: Seen | None, sink: tuple[Tensor, Tensor] | None) -> Tensor:
     """Return what `reference.attention` returns."""
     if torch.is_autocast_enabled(query_BHTK.device.type):
         query_BHTK = query_BHTK.to(torch.get_autocast_dtype(query_BHTK.device.type))
-    query_BHTK, key_BHNK, value_BHNK = (
-        part if part.stride(-1) == 1 else part.contiguous() for part in (query_BHTK, key_BHNK, value_BHNK)
-    )
+    query_BHTK, kv_B2HNK = (part if part.stride(-1) == 1 else part.contiguous() for part in (query_BHTK, kv_B2HNK))
     spans = () if seen is None else _pointers(seen, query_BHTK)
-    read_BHTK, log_sum_BHT = _Attention.apply(query_BHTK, key_BHNK, value_BHNK, *spans)
+    read_BHTK, log_sum_BHT = _Attention.apply(query_BHTK, kv_B2HNK, *spans)
     return read_BHTK if sink is None else with_sink(read_BHTK, log_sum_BHT, query_BHTK, sink)

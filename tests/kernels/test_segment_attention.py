@@ -32,13 +32,16 @@ class Scene:
         spans = (torch.where(hidden, NEVER, time), first.minimum(last), last)
         self.seen = Seen(*(part.to(DEVICE) for part in spans))
 
+    def kv(self) -> Tensor:
+        return torch.stack(self.leaves[1:3], 1)
+
     def sink(self, with_sink: bool) -> tuple[Tensor, Tensor] | None:
         return (self.leaves[3], self.leaves[4]) if with_sink else None
 
     def run(self, backend: str, *, causal: bool = False, with_sink: bool = False) -> list[Tensor]:
         """Return the output and all gradients."""
-        query, key, value = self.leaves[:3]
-        out = attention(query, key, value, None if causal else self.seen, self.sink(with_sink), backend)
+        seen = None if causal else self.seen
+        out = attention(self.leaves[0], self.kv(), seen, self.sink(with_sink), backend)
         weights = torch.linspace(-1, 1, out.numel(), device=DEVICE, dtype=out.dtype).view_as(out)
         return [out, *torch.autograd.grad((out * weights).sum(), self.leaves[: 5 if with_sink else 3])]
 
@@ -50,12 +53,12 @@ def test_numbers_by_hand(backend: str) -> None:
     key = torch.tensor([[0.0, 0, 0, 0], [math.log(3), 0, 0, 0], [9, 9, 9, 9]]).view(1, 1, 3, 4)
     value = torch.tensor([[4.0, 0, 0, 0], [8, 0, 0, 0], [1e30, 0, 0, 0]]).view(1, 1, 3, 4)
     seen = Seen(torch.tensor([[0, 0, NEVER]]), torch.tensor([[0]]), torch.tensor([[0]]))
-    query, key, value = query.to(DEVICE), key.to(DEVICE), value.to(DEVICE)
+    query, kv = query.to(DEVICE), torch.stack([key, value], 1).to(DEVICE)
     seen = Seen(*(part.to(DEVICE) for part in seen))
-    plain = attention(query, key, value, seen, None, backend)
+    plain = attention(query, kv, seen, None, backend)
     assert plain[0, 0, 0, 0].item() == pytest.approx((1 * 4 + 3 * 8) / 4)
     sink = (torch.zeros(1, 4, device=DEVICE), torch.zeros(1, 4, device=DEVICE))
-    beside = attention(query, key, value, seen, sink, backend)
+    beside = attention(query, kv, seen, sink, backend)
     assert beside[0, 0, 0, 0].item() == pytest.approx((1 * 4 + 3 * 8) / 5)
 
 
@@ -110,7 +113,7 @@ def test_in_triton_nan_stays_with_those_who_see_it() -> None:
     for leaf in scene.leaves[1:3]:
         leaf.data = torch.where(old_key, torch.nan, leaf.data)
     scene.leaves[0].data[:, :, :10] = torch.nan
-    out = attention(*scene.leaves[:3], scene.seen, None, "triton")
+    out = attention(scene.leaves[0], scene.kv(), scene.seen, None, "triton")
     assert out[:, :, :10].isnan().all()
     assert torch.equal(out[:, :, 10:], want[0][:, :, 10:])
     weights = torch.linspace(-1, 1, out.numel(), device=DEVICE).view_as(out)
@@ -133,8 +136,9 @@ def test_a_query_that_sees_nothing_reads_the_sink_or_nothing() -> None:
 
 
 def test_an_unknown_backend_is_refused() -> None:
+    scene = Scene((1, 1, 1, 1, 1))
     with pytest.raises(ValueError, match="unknown backend 'flash'; choose one of triton, fused, flex, reference"):
-        attention(*Scene((1, 1, 1, 1, 1)).leaves[:3], backend="flash")
+        attention(scene.leaves[0], scene.kv(), backend="flash")
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def definition(core: Memo, x_TD: Tensor) -> Tensor:
         x = x[None]
         for layer, block in zip(core.layers, core.blocks, strict=True):
             query, kv = layer(block.before(x), turn)
-            x = block.after(x, layer.join(attention(query, kv[:, 0], kv[:, 1], backend="reference")))
+            x = block.after(x, layer.join(attention(query, kv, backend="reference")))
         return core.norm(x)[0]
 
     memory, outputs = x_TD[:0], []
