@@ -18,6 +18,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .reference import widest
+
 
 @triton.jit
 def _load(pointer, offset, inside, COMPLEX: tl.constexpr, WIDE: tl.constexpr):
@@ -305,7 +307,7 @@ def forward(a_TBD: Tensor, b_TBD: Tensor, h_BD: Tensor, start_TB: Tensor) -> tup
     if not h_BD.numel():
         return y_TBD, last_BD
     steps, batch, width = b_TBD.shape
-    kind = {"COMPLEX": b_TBD.is_complex(), "WIDE": _wide(a_TBD, b_TBD, h_BD)}
+    kind = {"COMPLEX": b_TBD.is_complex(), "WIDE": _WIDE[widest(a_TBD, b_TBD, h_BD)]}
     tensors = *map(_real, (a_TBD, b_TBD, h_BD)), start_TB.view(torch.uint8), _real(y_TBD), _real(last_BD)
     strides = *a_TBD.stride(), *b_TBD.stride(), *start_TB.stride()
     by = walk(steps, batch, width, b_TBD.element_size())
@@ -344,7 +346,7 @@ def backward(
         d_a = torch.empty((1 if constant else steps, batch, width), dtype=dtype, device=a_TBD.device)
     if h_BD.numel():
         each_a = a_TBD.expand(y_TBD.shape)
-        kind = {"SUM": constant, "COMPLEX": y_TBD.is_complex(), "WIDE": _wide(a_TBD, y_TBD, h_BD)}
+        kind = {"SUM": constant, "COMPLEX": y_TBD.is_complex(), "WIDE": _WIDE[widest(a_TBD, y_TBD, h_BD)]}
         given = *map(_real, (each_a, h_BD)), start_TB.view(torch.uint8), *map(_real, (y_TBD, d_y_TBD, d_last_BD))
         tensors = *given, *map(_real, (d_a, d_b_TBD, d_h_BD))
         strides = *each_a.stride(), *d_y_TBD.stride(), *start_TB.stride()
@@ -366,8 +368,12 @@ def _real(x: Tensor | None) -> Tensor | None:
     return torch.view_as_real(x) if x is not None and x.is_complex() else x
 
 
-def _wide(*numbers: Tensor) -> Any:
-    return tl.float64 if any(x.dtype in (torch.float64, torch.complex128) for x in numbers) else tl.float32
+_WIDE = {
+    torch.float32: tl.float32,
+    torch.complex64: tl.float32,
+    torch.float64: tl.float64,
+    torch.complex128: tl.float64,
+}
 
 
 class _LinearScan(torch.autograd.Function):

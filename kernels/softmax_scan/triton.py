@@ -138,7 +138,8 @@ def _backward(
             d_score_R = add * (g_R + tl.sum(g_RC * value_RC, 1, keep_dims=True))
             tl.store(d_score + now * N + row, d_score_R.to(d_score.dtype.element_ty), there & inside)
             forgets = _pick(starts, j, J) != 0
-            keep = tl.exp(tl.where(now == 0, top_R, _pick(befores, j, J)) - high_R)
+            before_R = tl.where(now == 0, top_R, _pick(befores, j, J))
+            keep = tl.exp(tl.where(forgets, high_R, before_R) - high_R)
             back_RC = tl.where(inside, tl.where(forgets, 0.0, keep * g_RC), back_RC)
             back_R = tl.where(inside, tl.where(forgets, 0.0, keep * g_R), back_R)
         values, means, d_means, scores = values_next, means_next, d_means_next, scores_next
