@@ -5,6 +5,7 @@ Shapes: T time, B rows.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ..backend import Backend, Op
@@ -21,6 +22,7 @@ OP = Op(
 )
 
 
+@torch.no_grad()
 def gae(
     reward_TB: Tensor,
     value_TB: Tensor,
@@ -46,12 +48,17 @@ def gae(
         gamma: the discount of a step.
         lam: from 0 (one step) to 1 (all of them).
         backend: a name of `OP.backends`, or None for the fastest that fits.
+
+    Raises:
+        ValueError: sizes that do not fit each other, or flags that are not bool.
     """
     window = (reward_TB, value_TB, next_value_TB, terminated_TB, done_TB)
+    _check("gae", window)
     advantage_TB: Tensor = OP.pick(backend, reward_TB).gae(*window, gamma, lam)
     return advantage_TB
 
 
+@torch.no_grad()
 def vtrace(
     log_ratio_TB: Tensor,
     reward_TB: Tensor,
@@ -84,8 +91,21 @@ def vtrace(
         rho_bar: the highest weight of an error; it sets which policy's values are learned.
         c_bar: the highest weight of what follows a step; it sets how fast they are.
         backend: a name of `OP.backends`, or None for the fastest that fits.
+
+    Raises:
+        ValueError: sizes that do not fit each other, or flags that are not bool.
     """
     window = (log_ratio_TB, reward_TB, value_TB, next_value_TB, terminated_TB, done_TB)
+    _check("vtrace", window)
     found = OP.pick(backend, reward_TB).vtrace(*window, gamma, lam, rho_bar, c_bar)
     target_TB, advantage_TB = found
     return target_TB, advantage_TB
+
+
+def _check(name: str, window: tuple[Tensor, ...]) -> None:
+    if window[0].ndim != 2 or any(part.shape != window[0].shape for part in window):
+        came = ", ".join(str(tuple(part.shape)) for part in window)
+        raise ValueError(f"{name}: {came} came; they are all (T, B)")
+    for part in window[-2:]:
+        if part.dtype != torch.bool:
+            raise ValueError(f"{name}: a flag is {part.dtype}; give torch.bool")

@@ -94,13 +94,19 @@ def _vtrace(
 
 MANY = 1 << 17
 """From this many rows on, one step at a time keeps a GPU's memory busy."""
+LONGEST = 128
+"""Steps of a tile, at most."""
 
 
 def walk(steps: int, batch: int) -> dict[str, int]:
     """Choose the steps of a tile, the rows of a program and its warps by the sizes."""
     if batch >= MANY:
         return {"J": 1, "R": 256, "num_warps": 2}
-    return {"J": min(128, triton.next_power_of_2(steps)), "R": min(16, triton.next_power_of_2(batch)), "num_warps": 4}
+    return {
+        "J": min(LONGEST, triton.next_power_of_2(steps)),
+        "R": min(16, triton.next_power_of_2(batch)),
+        "num_warps": 4,
+    }
 
 
 def gae(
