@@ -43,7 +43,7 @@ def cases(device: torch.device, *, quick: bool) -> Iterator[Case]:
         peers = {} if large else _peers(window)
         # Three numbers and two flags are read, an advantage is written; for V-trace a number more each way.
         for words, function, per_step in (("advantages", _gae, 4 * 4 + 2), ("V-trace", _vtrace, 6 * 4 + 2)):
-            ours = {
+            ours: dict[str, Run] = {
                 name: partial(function, window, name)
                 for name in OP.backends
                 if not OP.refusal(name, terminated) and (name == "triton" or not large)

@@ -26,10 +26,10 @@ def steps(
 ) -> Tensor:
     """Write each state into `y`, and return the last one."""
     for a_BD, b_BD, start_B, y_BD in zip(a, b, start, y, strict=True):
+        torch.addcmul(b_BD, a_BD, h_BD, out=y_BD)
         if start_B.any():
-            start_B1 = start_B[:, None]
-            a_BD, h_BD = torch.where(start_B1, 0, a_BD), torch.where(start_B1, 0, h_BD)
-        h_BD = torch.addcmul(b_BD, a_BD, h_BD, out=y_BD)
+            torch.where(start_B[:, None], b_BD, y_BD, out=y_BD)
+        h_BD = y_BD
     return h_BD
 
 

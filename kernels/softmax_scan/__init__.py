@@ -12,11 +12,15 @@ from .reference import Sums
 
 __all__ = ["OP", "Sums", "softmax_scan"]
 
+FEW = 64
+"""Up to so many rows (environments times heads), chunks of time are faster on a CPU than a loop."""
+
 OP = Op(
     "softmax_scan",
     __name__,
     {
         "triton": Backend("one pass over memory each way", triton=True),
+        "loop": Backend("step by step in place, with a backward of its own, on a CPU"),
         "chunked": Backend("masked softmax over chunks of time"),
         "reference": Backend("step by step, the definition"),
     },
@@ -38,8 +42,10 @@ def softmax_scan(
     Returns:
         The weighted means (T, B, H, K), in the type of `sums`, and the sums after the last step.
     """
-    if backend is None and len(score_TBH) == 1 and not value_TBHK.is_cuda:
-        backend = "reference"  # a chunk of one step has nothing to gain
+    if backend is None and not value_TBHK.is_cuda:
+        # One step has nothing to gain; a chunk costs its square, but fewer calls, which is what few rows wait for.
+        steps, rows = len(score_TBH), score_TBH[0].numel()
+        backend = "reference" if steps == 1 else "chunked" if rows <= FEW else None
     scan = OP.pick(backend, value_TBHK, width=value_TBHK.shape[-1]).softmax_scan
     mean_TBHK, sums = scan(score_TBH, value_TBHK, sums, start_TB)
     return mean_TBHK, sums

@@ -202,10 +202,9 @@ class _SoftmaxScan(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, score_TBH: Tensor, value_TBHK: Tensor, top_BH: Tensor, total_BH: Tensor, weighted_BHK: Tensor,
-        start_TB: Tensor,
+        start_TB: Tensor, save: bool,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         sums = Sums(top_BH, total_BH, weighted_BHK)
-        save = any(ctx.needs_input_grad)
         mean_TBHK, after, tops, totals = forward(score_TBH, value_TBHK, sums, start_TB, save=save)
         if save:
             ctx.save_for_backward(score_TBH, value_TBHK, *sums, start_TB, mean_TBHK, tops, totals)
@@ -227,11 +226,12 @@ class _SoftmaxScan(torch.autograd.Function):
             steps, batch * heads, heads, width, *start.stride(),
             J=min(by.steps, 4), R=by.rows, C=by.columns, WIDE=_WIDE[totals.dtype], num_warps=by.warps,
         )  # fmt: skip
-        return *found, None
+        return *found, None, None
 
 
 def softmax_scan(score_TBH: Tensor, value_TBHK: Tensor, sums: Sums, start_TB: Tensor) -> tuple[Tensor, Sums]:
     """Return what `reference.softmax_scan` returns."""
     given = [part.contiguous() for part in (score_TBH, value_TBHK, *sums)]
-    mean_TBHK, *after = _SoftmaxScan.apply(*given, start_TB)
+    save = torch.is_grad_enabled() and any(part.requires_grad for part in given)
+    mean_TBHK, *after = _SoftmaxScan.apply(*given, start_TB, save)
     return mean_TBHK, Sums(*after)

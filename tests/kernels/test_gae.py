@@ -13,7 +13,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 @pytest.fixture(params=["triton few", "triton many", "reference"])
 def backend(request: Any, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Every backend; Triton walks in tiles or step by step, by the number of rows, and both are tried at small sizes."""
+    """Every backend; Triton walks in tiles or step by step, by the number of rows; both are tried at small sizes."""
     name, *walk = request.param.split()
     if walk:
         triton = pytest.importorskip("mnemic.kernels.gae.triton")

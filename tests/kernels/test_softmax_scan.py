@@ -19,7 +19,7 @@ def enough(backend: str, wanted: int) -> int:
     return min(wanted, INTERPRETED) if backend == "triton" and DEVICE == "cpu" else wanted
 
 
-@pytest.fixture(params=["triton", "triton tiles", "chunked", "reference"])
+@pytest.fixture(params=["triton", "triton tiles", "loop", "chunked", "reference"])
 def backend(request: Any, monkeypatch: pytest.MonkeyPatch) -> str:
     """Every backend; Triton takes one step at a time or several, by the sizes, and both are tried at small ones."""
     name, *tiles = request.param.split()
@@ -142,5 +142,5 @@ def test_a_memory_of_nan_is_forgotten(backend: str) -> None:
 
 def test_an_unknown_backend_is_refused() -> None:
     score, value, sums, start = inputs((1, 1, 1, 1))
-    with pytest.raises(ValueError, match="unknown backend 'cuda'; choose one of triton, chunked, reference"):
+    with pytest.raises(ValueError, match="unknown backend 'cuda'; choose one of triton, loop, chunked, reference"):
         softmax_scan(score, value, sums, start, "cuda")
