@@ -139,6 +139,16 @@ def test_a_start_leaves_no_trace_of_the_past(backend: str, at: int, dtype: torch
         assert not any(part.any() for part in back)
 
 
+def test_numbers_that_lie_far_apart(backend: str, close: Any) -> None:
+    """The last step is more than 2**31 numbers from the first. No memory is touched in between."""
+    (a, b, h), start = inputs((3, 1, 2), torch.bfloat16)
+    far = torch.empty(2 * ((1 << 30) + 8) + 2, dtype=torch.bfloat16, device=DEVICE)
+    spread = far.as_strided(b.shape, ((1 << 30) + 8, 2, 1)).copy_(b)
+    got, want = linear_scan(a, spread, h, start, backend), linear_scan(a, b, h, start, backend)
+    for name, g, w in zip(NAMES, got, want, strict=False):
+        close(name, g, w)
+
+
 def test_only_the_gradients_that_are_asked_for(backend: str) -> None:
     (a, b, h), start = inputs((5, 2, 3), torch.float32)
     want = run([a, b, h], start, "reference")
