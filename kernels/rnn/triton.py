@@ -152,32 +152,36 @@ def _launch(
 ) -> None:
     (_, heads, units, _), (time, batch) = recurrent_GNKK.shape, start_TB.shape
     splits, blocks = -(-units // plan.units), -(-batch // plan.rows)
-    at_once = blocks
+    options |= {"HEADS": heads, "UNITS": units, "SPLITS": splits}
+    options |= {"BLOCK_B": plan.rows, "BLOCK_U": plan.units, "BLOCK_K": plan.keys}
+    options |= {"num_warps": plan.warps, "num_stages": plan.stages}
     counters = start_TB.new_zeros(blocks * heads if splits > 1 else 1, dtype=torch.int32)
+    at_once = blocks
     if splits > 1:
-        at_once = per_launch(start_TB.device, plan) // (splits * heads)
+        # Programs that wait for each other must all be running: as many blocks of rows at once as the device holds.
         options["launch_cooperative_grid"] = True
+        at_once = _held(kernel, (*tensors, counters), start_TB.device, tuple(options.items())) // (splits * heads)
     for first in range(0, blocks, at_once):
-        kernel[(splits, heads, min(at_once, blocks - first))](
-            *tensors,
-            counters,
-            time,
-            batch,
-            first,
-            HEADS=heads,
-            UNITS=units,
-            SPLITS=splits,
-            BLOCK_B=plan.rows,
-            BLOCK_U=plan.units,
-            BLOCK_K=plan.keys,
-            num_warps=plan.warps,
-            num_stages=plan.stages,
-            **options,
-        )
+        grid = (splits, heads, min(at_once, blocks - first))
+        kernel[grid](*tensors, counters, time, batch, first, **options)
 
 
-def per_launch(device: torch.device, plan: Plan) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count
+HELD: dict[Any, int] = {}
+
+
+def _held(kernel: Any, tensors: tuple[Tensor, ...], device: torch.device, options: tuple[tuple[str, Any], ...]) -> int:
+    """Return how many programs of a kernel the device can run at once."""
+    name = (id(kernel), tensors[0].dtype, device, options)
+    if name not in HELD:
+        made = kernel.warmup(*tensors, 16, 16, 0, grid=(1, 1, 1), **dict(options))
+        made._init_handles()
+        has = torch.cuda.get_device_properties(device)
+        threads = made.metadata.num_warps * 32
+        by_registers = has.regs_per_multiprocessor // (threads * (-(-made.n_regs // 8) * 8))
+        by_memory = has.shared_memory_per_multiprocessor // (made.metadata.shared + 1024)
+        by_threads = has.max_threads_per_multi_processor // threads
+        HELD[name] = has.multi_processor_count * min(by_registers, by_memory, by_threads)
+    return HELD[name]
 
 
 class _RNN(torch.autograd.Function):
