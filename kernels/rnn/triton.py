@@ -19,11 +19,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..backend import interpreted
 from .triton_backward import rnn_backward_kernel
 from .triton_forward import rnn_forward_kernel
 
 
 EARLY = True
+
+
+RECOMPUTES = True
+
+
+def refusal(like: Tensor, **_: Any) -> str | None:
+    """Say why the kernels cannot run, or return None."""
+    return "it computes in float32 or less, not in float64" if like.dtype == torch.float64 else None
 
 
 class Cell(NamedTuple):
@@ -200,6 +209,7 @@ class _RNN(torch.autograd.Function):
         state_SBH: Tensor,
     ) -> tuple[Tensor, Tensor]:
         precision = "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+        precision = "ieee" if interpreted() else precision
         save = any(ctx.needs_input_grad)
         given = (cell, x_TBD, input_weight, bias_CH, recurrent_GNKK, start_TB, state_SBH, precision)
         with torch.autocast(x_TBD.device.type, enabled=False):
@@ -282,4 +292,36 @@ def gru(
     input_weight = input_weight.view(3, -1, input_weight.shape[1]).roll(1, 0).flatten(0, 1)
     bias = torch.cat([bias.view(3, -1).roll(1, 0).flatten(), recurrent_bias])
     y_TBH, hidden_BH = _run("gru", x_TBD, input_weight, bias, recurrent_GNKK, start_TB, (hidden_BH,), recompute)
+    return y_TBH, hidden_BH
+
+
+def slstm(
+    x_TBD: Tensor,
+    input_weight: Tensor,
+    bias: Tensor,
+    recurrent_GNKK: Tensor,
+    hidden_BH: Tensor,
+    cell_BH: Tensor,
+    normaliser_BH: Tensor,
+    stabiliser_BH: Tensor,
+    start_TB: Tensor,
+    recompute: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Run the kernels; see `mnemic.kernels.rnn.slstm`."""
+    states = (hidden_BH, cell_BH, normaliser_BH, stabiliser_BH)
+    y_TBH, *states = _run("slstm", x_TBD, input_weight, bias, recurrent_GNKK, start_TB, states, recompute)
+    return y_TBH, *states
+
+
+def elman(
+    x_TBD: Tensor,
+    input_weight: Tensor,
+    bias: Tensor,
+    recurrent_GNKK: Tensor,
+    hidden_BH: Tensor,
+    start_TB: Tensor,
+    recompute: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Run the kernels; see `mnemic.kernels.rnn.elman`."""
+    y_TBH, hidden_BH = _run("elman", x_TBD, input_weight, bias, recurrent_GNKK, start_TB, (hidden_BH,), recompute)
     return y_TBH, hidden_BH

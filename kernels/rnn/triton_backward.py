@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .triton_forward import arrive, sigmoid, tanh, wait
+from .triton_forward import add_product, arrive, sigmoid, tanh, wait
 
 
 @triton.jit(do_not_specialize=["time", "batch", "first_block"])
@@ -142,18 +142,18 @@ def rnn_backward_kernel(
             known = inside[:, None] & (unit < UNITS)[None, :]
             heard = tl.load(heard_ptr + k + heard_at, there, 0.0, cache_modifier=".cg")
             weight = tl.load(weight_ptr + k + weight_at, known, 0.0)
-            d_h = tl.dot(heard, weight, d_h, input_precision=PRECISION)
+            d_h = add_product(heard, weight, d_h, PRECISION)
             if GATES >= 3:
                 heard = tl.load(heard_ptr + WIDTH + k + heard_at, there, 0.0, cache_modifier=".cg")
                 weight = tl.load(weight_ptr + UNITS + k + weight_at, known, 0.0)
-                d_h = tl.dot(heard, weight, d_h, input_precision=PRECISION)
+                d_h = add_product(heard, weight, d_h, PRECISION)
                 heard = tl.load(heard_ptr + 2 * WIDTH + k + heard_at, there, 0.0, cache_modifier=".cg")
                 weight = tl.load(weight_ptr + 2 * UNITS + k + weight_at, known, 0.0)
-                d_h = tl.dot(heard, weight, d_h, input_precision=PRECISION)
+                d_h = add_product(heard, weight, d_h, PRECISION)
             if GATES == 4:
                 heard = tl.load(heard_ptr + 3 * WIDTH + k + heard_at, there, 0.0, cache_modifier=".cg")
                 weight = tl.load(weight_ptr + 3 * UNITS + k + weight_at, known, 0.0)
-                d_h = tl.dot(heard, weight, d_h, input_precision=PRECISION)
+                d_h = add_product(heard, weight, d_h, PRECISION)
         d_h = tl.where(started, 0.0, d_h)
         y_ptr -= step
         d_y_ptr -= step

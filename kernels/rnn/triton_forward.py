@@ -24,6 +24,14 @@ def wait(counter_ptr, arrived):
 
 
 @triton.jit
+def add_product(left, right, total, PRECISION: tl.constexpr):
+    """Return total + left right; with the precision `ieee`, as Triton's interpreter needs it: in float32."""
+    if PRECISION == "ieee":
+        left, right = left.to(tl.float32), right.to(tl.float32)
+    return tl.dot(left, right, total, input_precision=PRECISION)
+
+
+@triton.jit
 def sigmoid(v):
     return 1.0 / (1.0 + tl.exp(-v))
 
@@ -124,15 +132,15 @@ def rnn_forward_kernel(
             heard = tl.load(y_ptr + k + heard_at, row_in[:, None] & inside[None, :], 0.0, cache_modifier=".cg")
             known = inside[:, None] & (unit < UNITS)[None, :]
             weight = tl.load(weight_ptr + k + weight_at, known, 0.0)
-            sum_0 = tl.dot(heard, weight, sum_0, input_precision=PRECISION)
+            sum_0 = add_product(heard, weight, sum_0, PRECISION)
             if GATES >= 3:
                 weight = tl.load(weight_ptr + UNITS * UNITS + k + weight_at, known, 0.0)
-                sum_1 = tl.dot(heard, weight, sum_1, input_precision=PRECISION)
+                sum_1 = add_product(heard, weight, sum_1, PRECISION)
                 weight = tl.load(weight_ptr + 2 * UNITS * UNITS + k + weight_at, known, 0.0)
-                sum_2 = tl.dot(heard, weight, sum_2, input_precision=PRECISION)
+                sum_2 = add_product(heard, weight, sum_2, PRECISION)
             if GATES == 4:
                 weight = tl.load(weight_ptr + 3 * UNITS * UNITS + k + weight_at, known, 0.0)
-                sum_3 = tl.dot(heard, weight, sum_3, input_precision=PRECISION)
+                sum_3 = add_product(heard, weight, sum_3, PRECISION)
 
         if not EARLY:
             x_0 = tl.load(gates_ptr + gates_at, own, 0.0).to(tl.float32)
