@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
 FLOOR = -1e30
 """The stabiliser of an sLSTM that remembers nothing: below every input gate, and finite."""
 

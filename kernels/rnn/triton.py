@@ -23,7 +23,6 @@ from ..backend import interpreted
 from .triton_backward import rnn_backward_kernel
 from .triton_forward import rnn_forward_kernel
 
-
 EARLY = True
 
 
@@ -89,7 +88,7 @@ def forward(
         The outputs, preceded by the first hidden units (T + 1, B, H), the last state (S, B, H), and what the backward
         needs: the buffer (T, B, C H) and saved parts of the state.
     """
-    (time, batch, width), (gates, heads, units, _) = x_TBD.shape, recurrent_GNKK.shape
+    (time, batch, width), (_, heads, units, _) = x_TBD.shape, recurrent_GNKK.shape
     kind, hidden = CELLS[cell], heads * units
     buffer = x_TBD.new_empty(time, batch, kind.columns * hidden)
     rows = buffer.view(time * batch, -1)[:, : len(input_weight)]
@@ -103,7 +102,8 @@ def forward(
     weight_NGKK = recurrent_GNKK.transpose(0, 1).contiguous()
     plan = plan_forward(cell, batch, heads, units, x_TBD.dtype, precision)
     tensors = (buffer, y_TBH, saved, weight_NGKK, bias_CH, start_TB, state_SBH, last_SBH)
-    _launch(rnn_forward_kernel, plan, tensors, recurrent_GNKK, start_TB, CELL=cell, SAVE=save, PRECISION=precision, EARLY=EARLY)
+    options = {"CELL": cell, "SAVE": save, "PRECISION": precision, "EARLY": EARLY}
+    _launch(rnn_forward_kernel, plan, tensors, recurrent_GNKK, start_TB, **options)
     return y_TBH, last_SBH, buffer, saved
 
 
@@ -232,10 +232,18 @@ class _RNN(torch.autograd.Function):
             buffer, saved = ctx.kept or forward(*given, True)[2:]
             ctx.kept = None
             d_x, d_weight, d_bias, d_recurrent, d_first = backward(
-                ctx.cell, x_TBD, input_weight, recurrent_GNKK, start_TB, y_TBH, buffer, saved,
-                d_y_TBH.contiguous(), d_last_SBH.contiguous(), ctx.precision,
+                ctx.cell,
+                x_TBD,
+                input_weight,
+                recurrent_GNKK,
+                start_TB,
+                y_TBH,
+                buffer,
+                saved,
+                d_y_TBH.contiguous(),
+                d_last_SBH.contiguous(),
+                ctx.precision,
             )
-        kind = x_TBD.dtype
         return None, None, None, d_x, d_weight, d_bias.view_as(bias_CH), d_recurrent, d_first
 
 

@@ -42,7 +42,7 @@ def leaves(kind: str, shape: tuple[int, int, int, int, int], dtype: torch.dtype)
         "bias": (gates * units,),
         "recurrent": (gates, heads, units // heads, units // heads),
         **({"recurrent_bias": (units,)} if kind == "gru" else {}),
-        **{name: (batch, units) for name in STATE[kind]},
+        **dict.fromkeys(STATE[kind], (batch, units)),
     }
     given = {name: torch.randn(size, dtype=dtype) for name, size in sizes.items()}
     if kind == "slstm":
