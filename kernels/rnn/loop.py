@@ -28,6 +28,11 @@ _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
 
 
+def refusal(like: Tensor, *, cell: str = "lstm", **_: Any) -> str | None:
+    """Say why the loop cannot run, or return None."""
+    return None if cell in ("lstm", "gru") else f"it has no loop for the cell {cell!r}"
+
+
 def _starting(start_TB: Tensor) -> Sequence[Tensor | None]:
     """Return which rows start, per step: on CPU their indices or None (one look per window), else masks (no look)."""
     if start_TB.device.type != "cpu":
