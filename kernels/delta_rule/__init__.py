@@ -69,7 +69,7 @@ def delta_rule(
         ValueError: shapes that do not fit each other, or a named backend that cannot run here.
     """
     _check(query_TBHK, key_TBHK, value_TBHV, beta_TBH, log_decay, state_BHKV, start_TB)
-    if backend is None and len(query_TBHK) == 1 and not query_TBHK.is_cuda:
+    if backend is None and len(query_TBHK) < 4 and not query_TBHK.is_cuda:
         backend = "reference"
     module = OP.pick(
         backend, value_TBHV, key=key_TBHK.shape[-1], delta=beta_TBH is not None, decay=log_decay, state=state_BHKV
