@@ -74,9 +74,7 @@ def delta_rule(
     module = OP.pick(
         backend, value_TBHV, key=key_TBHK.shape[-1], delta=beta_TBH is not None, decay=log_decay, state=state_BHKV
     )
-    y_TBHV, last_BHKV = module.delta_rule(
-        query_TBHK, key_TBHK, value_TBHV, beta_TBH, log_decay, state_BHKV, start_TB
-    )
+    y_TBHV, last_BHKV = module.delta_rule(query_TBHK, key_TBHK, value_TBHV, beta_TBH, log_decay, state_BHKV, start_TB)
     return y_TBHV, last_BHKV
 
 

@@ -1,13 +1,13 @@
 """The delta rule by matrix products over chunks of time, the memory carried from chunk to chunk.
 
 Inside a chunk the writes u solve a triangular system (I + A) u = r: the WY form of Yang et al. 2024, "Parallelizing
-Linear Transformers with the Delta Rule over Sequence Length" (arXiv 2406.06484), section 3.2. Decays are exponentials of
-sums of log decays between two steps, never above 1. First derivatives only.
+Linear Transformers with the Delta Rule over Sequence Length" (arXiv 2406.06484), section 3.2. Decays are exponentials
+of sums of log decays between two steps, never above 1. First derivatives only.
 
 Forgetting is exact: what was forgotten is selected away. Matrix products multiply it by 0 all the same, so steps with
 an infinity or a NaN are taken out of them, and outputs that such a step reaches are made NaN.
-Shapes: C steps of a chunk, J the same steps as keys, T time, B rows, H heads, K width of keys, V width of values; 1 or K
-is written as D.
+Shapes: C steps of a chunk, J the same steps as keys, T time, B rows, H heads, K width of keys, V width of values,
+D is 1 or K.
 """
 
 from __future__ import annotations

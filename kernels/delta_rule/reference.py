@@ -1,9 +1,9 @@
 """The definition of the delta rule and its family: one step at a time.
 
 Sources: Katharopoulos et al. 2020, "Transformers are RNNs" (arXiv 2006.16236), section 3.3 (no beta); Yang et al. 2023,
-"Gated Linear Attention" (arXiv 2312.06635), equation 3 (a decay for each key dimension); Schlag et al. 2021, "Linear
-Transformers Are Secretly Fast Weight Programmers" (arXiv 2102.11174), section 4.2 (beta); Yang et al. 2024, "Gated Delta
-Networks" (arXiv 2412.06464), equation 10 (both).
+"Gated Linear Attention" (arXiv 2312.06635), section 4.1 (a decay for each key dimension); Schlag et al. 2021, "Linear
+Transformers Are Secretly Fast Weight Programmers" (arXiv 2102.11174), section 4.2 (beta); Yang et al. 2024, "Gated
+Delta Networks: Improving Mamba2 with Delta Rule" (arXiv 2412.06464), section 3.1 (both).
 Shapes: T time, B rows, H heads, K width of queries and keys, V width of values.
 """
 

@@ -123,10 +123,9 @@ def _forward_kernel(
     for start in range(0, steps, C):
         first = tl.cast(start, tl.int64)
         left = steps - start
-        if SAVE:
-            if start > 0:
-                chunk = ((first // C - 1) * heads + head) * K * V
-                tl.store(chunks_ptr + chunk + cell_KV, state_KV.to(COMPUTE), mask=held_KV)
+        if SAVE and start > 0:
+            chunk = ((first // C - 1) * heads + head) * K * V
+            tl.store(chunks_ptr + chunk + cell_KV, state_KV.to(COMPUTE), mask=held_KV)
         key_CK = _load(key_ptr + first * key_t, key_t, left, k_K, K, C, INDEX).to(COMPUTE)
         query_CK = _load(query_ptr + first * query_t, query_t, left, k_K, K, C, INDEX).to(COMPUTE)
         value_CV = _load(value_ptr + first * value_t, value_t, left, v_V, V, C, INDEX)
@@ -138,6 +137,7 @@ def _forward_kernel(
         if DELTA:
             beta_C = tl.load(beta_ptr + gate + step_C * (rows * H), mask=step_C < left, other=0).to(tl.float32)
             sound_C = sound_C & (tl.abs(beta_C) < float("inf"))
+            beta_C = tl.where(sound_C, beta_C, 0.0)
         key_CK = tl.where(sound_C[:, None], key_CK, 0.0)
         memory_KV = state_KV.to(COMPUTE)
         if DELTA:
@@ -253,6 +253,7 @@ def _backward_kernel(
         if DELTA:
             beta_C = tl.load(beta_ptr + gate + step_C * (rows * H), mask=step_C < left, other=0).to(tl.float32)
             sound_C = sound_C & (tl.abs(beta_C) < float("inf"))
+            beta_C = tl.where(sound_C, beta_C, 0.0)
         key_CK = tl.where(sound_C[:, None], key_CK, 0.0)
         query_CK = tl.where(_sound(query_CK)[:, None], query_CK, 0.0)
 
@@ -444,7 +445,7 @@ class _DeltaRule(torch.autograd.Function):
         return y_TBHV, last_BHKV
 
     @staticmethod
-    def backward(ctx: Any, dy_TBHV: Tensor, dlast_BHKV: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dy_TBHV: Tensor, dlast_BHKV: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, chunks = ctx.saved_tensors
         grads = _backward(tuple(inputs), chunks, dy_TBHV.contiguous(), dlast_BHKV.contiguous(), *ctx.gates)
         return None, None, *grads, None
@@ -479,7 +480,7 @@ def delta_rule(
     )
     inputs = (*narrow, beta_TBH, log_decay_TBH, state_BHKV.contiguous(), start_TB.contiguous().view(torch.uint8))
     if torch.is_grad_enabled() and any(part.requires_grad for part in inputs):
-        y_TBHV, last_BHKV = _DeltaRule.apply(delta, decay, *inputs)  # type: ignore[no-untyped-call]
+        y_TBHV, last_BHKV = _DeltaRule.apply(delta, decay, *inputs)
         return y_TBHV, last_BHKV
     if len(query_TBHK) == 1:
         return _step(inputs, delta, decay)
