@@ -120,7 +120,7 @@ def _forward_kernel(
     held_KV = (k_K[:, None] < K) & (v_V[None, :] < V)
     heads = rows.to(tl.int64) * H
     state_KV = tl.load(state_ptr + head * K * V + cell_KV, mask=held_KV, other=0).to(tl.float32)
-    for start in range(0, steps, C):
+    for start in tl.range(0, steps, C, disable_licm=True):
         first = tl.cast(start, tl.int64)
         left = steps - start
         if SAVE and start > 0:
@@ -233,7 +233,7 @@ def _backward_kernel(
     held_KV = (k_K[:, None] < K) & (v_V[None, :] < V)
     dstate_KV = tl.load(dlast_ptr + head * K * V + cell_KV, mask=held_KV, other=0).to(tl.float32)
     chunks = tl.cdiv(steps, C)
-    for reverse in range(0, chunks):
+    for reverse in tl.range(0, chunks, disable_licm=True):
         first = (chunks - 1 - reverse).to(tl.int64) * C
         left = steps - (chunks - 1 - reverse) * C
         if first > 0:
