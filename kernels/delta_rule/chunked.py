@@ -71,8 +71,7 @@ def _chunk(
     carried_B1C1 = (trial_BC == 0)[:, None, :, None]
 
     # What is not finite is taken out of all products, and said at the end.
-    asks_BHC1, sound_BHC1 = query_BHCK.isfinite().all(-1, True), key_BHCK.isfinite().all(-1, True)
-    sound_BHC1 = sound_BHC1 & value_BHCV.isfinite().all(-1, True)
+    asks_BHC1, sound_BHC1 = _finite(query_BHCK), _finite(key_BHCK) & _finite(value_BHCV)
     if beta_BHC1 is not None:
         sound_BHC1 = sound_BHC1 & beta_BHC1.isfinite()
         beta_BHC1 = torch.where(sound_BHC1, beta_BHC1, 0)
@@ -80,7 +79,7 @@ def _chunk(
         log_BHCD = torch.where(start_BC[:, None, :, None], 0, log_BHCD)
         sound_BHC1 = sound_BHC1 & (log_BHCD < torch.inf).all(-1, True)
         log_BHCD = torch.where(sound_BHC1, log_BHCD, 0)
-    whole_BH11 = state_BHKV.isfinite().all(-1, True).all(-2, True)
+    whole_BH11 = _finite(state_BHKV.flatten(2))[..., None]
     query_BHCK = torch.where(asks_BHC1, query_BHCK, 0)
     key_BHCK, write_BHCV = torch.where(sound_BHC1, key_BHCK, 0), torch.where(sound_BHC1, value_BHCV, 0)
     state_BHKV = torch.where(whole_BH11, state_BHKV, 0)
@@ -103,10 +102,15 @@ def _chunk(
     last_BHKV = carry_BHCD[:, :, -1, :, None] * state_BHKV
     last_BHKV = last_BHKV + (pair_BHCJD[:, :, -1] * key_BHCK).transpose(-1, -2) @ write_BHCV
 
-    broken_BHCJ = seen_B1CJ & ~sound_BHC1.transpose(-1, -2)
-    broken_BHC1 = broken_BHCJ.any(-1, True) | (carried_B1C1 & ~whole_BH11)
+    broken_BHC1 = seen_B1CJ.float() @ (~sound_BHC1).float() > 0
+    broken_BHC1 = broken_BHC1 | (carried_B1C1 & ~whole_BH11)
     y_BHCV = torch.where(broken_BHC1 | ~asks_BHC1, torch.nan, y_BHCV)
     return y_BHCV, torch.where(broken_BHC1[:, :, -1:], torch.nan, last_BHKV)
+
+
+def _finite(x_BHCK: Tensor) -> Tensor:
+    # A sum with an infinity or a NaN in it is one.
+    return x_BHCK.detach().sum(-1, keepdim=True).isfinite()
 
 
 def _alike(left_BHCK: Tensor, right_BHJK: Tensor, pair_BHCJD: Tensor) -> Tensor:
@@ -132,5 +136,7 @@ def _solve(A_BHCJ: Tensor, right_BHCV: Tensor) -> Tensor:
                 joint_BHCJ = (inverse_BHCJ @ joint_BHCJ).clamp(-HUGE, HUGE)
             inverse_BHCJ = inverse_BHCJ - joint_BHCJ
         solved_BHCV = inverse_BHCJ @ right_BHCV
+    if not (A_BHCJ.requires_grad or right_BHCV.requires_grad):
+        return solved_BHCV
     # The same value once more, with the derivative of the solution: d u = (I + A)^-1 (d right - d A u).
     return inverse_BHCJ @ (right_BHCV - (A_BHCJ - A_BHCJ.detach()) @ solved_BHCV)
