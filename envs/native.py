@@ -105,7 +105,7 @@ class NativeEnv(Env):
 
     def reset(self) -> tuple[NativeState, Step]:
         """Return the state of B fresh trials and what the agent sees."""
-        stream = Stream.seeded(self.seed, self.batch, self.device)
+        stream = Stream.seeded(self.seed, self.batch, self.device, self.first_row)
         zero_B = torch.zeros(self.batch, dtype=torch.int64, device=self.device)
         false_B = torch.zeros(self.batch, dtype=torch.bool, device=self.device)
         task = self.begin(stream)

@@ -52,6 +52,7 @@ class Env(ABC):
         config: the options it was made from.
         batch: B.
         seed: with the row number, all that its randomness depends on.
+        first_row: the number of its first row, where it is a part of a larger batch.
         device: where its tensors live.
         observation_space: of one row, without the batch.
         action_space: of one row, without the batch.
@@ -67,6 +68,7 @@ class Env(ABC):
     config: EnvConfig
     batch: int
     seed: int
+    first_row: int = 0
     device: torch.device
     observation_space: spaces.Space[Any]
     action_space: spaces.Space[Any]
@@ -126,6 +128,12 @@ class EnvConfig(ABC):
     @abstractmethod
     def build(self, batch: int, seed: int, device: torch.device | str = "cpu") -> Env:
         """Make `batch` environments."""
+
+    def build_part(self, rows: range, seed: int, device: torch.device | str = "cpu") -> Env:
+        """Make some rows of a larger batch: each does what it would do in the whole."""
+        env = self.build(len(rows), seed, device)
+        env.first_row = rows.start
+        return env
 
     def oracle(self) -> Oracle | None:
         """Return a player by rule, with nothing in its memory; None where there is none."""

@@ -25,7 +25,7 @@ from ..envs.native import NativeEnv
 from ..envs.step import Env
 from ..memory.core import map_state, parts
 from .config import PPOConfig
-from .ppo import Average, advantages, diverged, gradient, rates
+from .ppo import Average, advantages, diverged, gradient, minibatches, rates
 from .rollout import Acting, Moment, Window, act_once, collect
 
 Output = TypeVar("Output")
@@ -202,10 +202,13 @@ class LearningGraph:
         average: Average | None = None,
     ) -> None:
         self.config, self.policy, self.optimizer, self.window = config, policy, optimizer, window
-        device, size = policy.device, config.rows // config.minibatches
+        self._average, self._rows = average, window.value.shape[1]
+        device, size = policy.device, self._rows // config.minibatches
         self._number = torch.zeros(1, dtype=torch.int64, device=device)  # of the minibatch
         self._order_MR = torch.zeros(config.epochs * config.minibatches, size, dtype=torch.int64, device=device)
-        self._drawn = torch.empty(config.epochs, config.rows, dtype=torch.int64, pin_memory=device.type == "cuda")
+        self._drawn_EMR = torch.empty(
+            config.epochs, config.minibatches, size, dtype=torch.int64, pin_memory=device.type == "cuda"
+        )
         self._rate, self._entropy_weight = (torch.zeros((), device=device) for _ in range(2))
         self._bad = torch.ones((), device=device)  # while it is 1, steps of the optimiser change nothing
         self._said_MF = torch.zeros(len(self._order_MR), 0, device=device)
@@ -275,16 +278,19 @@ class LearningGraph:
         self._rate.fill_(rate)
         self._entropy_weight.fill_(entropy_weight)
         self._begin.replay()
-        passes, order_ER = 0, self._order_MR.view(config.epochs, config.rows)
+        passes, order_EMR = 0, self._order_MR.view_as(self._drawn_EMR)
         last: list[list[float]] = []
         for epoch in range(config.epochs):
-            torch.randperm(config.rows, generator=generator, out=self._drawn[epoch])
-            order_ER[epoch].copy_(self._drawn[epoch], non_blocking=True)
+            self._drawn_EMR[epoch] = minibatches(self._rows, config.minibatches, generator)
+            order_EMR[epoch].copy_(self._drawn_EMR[epoch], non_blocking=True)
             for _ in range(config.minibatches):
                 self._minibatch.replay()
             passes += 1
             if config.target_kl or passes == config.epochs:
-                seen = self._said_MF[: passes * config.minibatches].tolist()
+                said_MF = self._said_MF[: passes * config.minibatches].clone()
+                if self._average is not None:
+                    self._average([said_MF])
+                seen = said_MF.tolist()
                 last = seen[-config.minibatches :]
                 self._check(seen)
                 if config.target_kl and _means(self._names, last)["approx_kl"] > config.target_kl:

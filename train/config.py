@@ -52,6 +52,9 @@ class PPOConfig(LossConfig):
     A trial that its clock ends is worth what its last observation promises, as an episode that its clock ends is."""
     target_kl: float = 0.0
     """Stop the passes over a window once the policy has moved this far (approx_kl); 0 for never."""
+    wait_for: float = 1.0
+    """Of many ranks, the share whose windows are waited for; the others then cut theirs short. 0.6 suits environments
+    of uneven speed (DD-PPO); 1 waits for all."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with."""
@@ -63,6 +66,8 @@ class PPOConfig(LossConfig):
                 f"ppo: {self.rows} rows do not divide into {self.minibatches} minibatches; "
                 "make rows a multiple of minibatches"
             )
+        if not 0 < self.wait_for <= 1:
+            raise ValueError(f"ppo: wait_for is {self.wait_for}; it must be above 0 and at most 1")
         for name in ("gamma", "gae_lambda"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"ppo: {name} is {getattr(self, name)}; it must lie in 0..1")

@@ -88,6 +88,7 @@ def collect(
     *,
     look: bool | None = None,
     once: Callable[[Acting], Moment] | None = None,
+    enough: Callable[[int], bool] | None = None,
 ) -> tuple[Window, Acting]:
     """Act for `length` steps in every row.
 
@@ -104,6 +105,7 @@ def collect(
         look: find truncated rows by looking at them (`_Looked`), or never look (`_Held`), for cores that leave nothing
             to settle. None: look where that costs nothing, on a CPU, and where it must be.
         once: takes one step in the place of `act_once`.
+        enough: ends the window early; it is asked before each step but the first, with the steps that were taken.
     """
     if look is None:
         look = env.device.type == "cpu" or policy.core.settles
@@ -114,7 +116,9 @@ def collect(
     given_up = not look or once is not None
     memory_at_start = _copy(acting.memory) if given_up else acting.memory
     seen: list[Moment] = []
-    for _ in range(length):
+    for t in range(length):
+        if t and enough is not None and enough(t):
+            break
         now = step_once(acting)
         acting, step = now.acting, now.step
         cut_off_B = step.truncated if cut_returns else step.truncated & step.trial_start

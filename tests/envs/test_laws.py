@@ -171,6 +171,8 @@ class Faulty(Env):
         self.steps = 0
 
     def reset(self) -> tuple[Any, Step]:
+        if self.fault != "always row 0":
+            self.inner.first_row = self.first_row
         state, step = self.inner.reset()
         if self.fault == "reset ends":
             step = step._replace(terminated=step.episode_start)
@@ -225,6 +227,7 @@ def test_the_maze_without_a_fault_keeps_the_laws() -> None:
         ("hidden state", "the same object goes on differently"),
         ("deaf to the seed", "another seed gives other bits"),
         ("batch counts", "row i depends on the seed and i only: `obs` differs at step"),
+        ("always row 0", "a part of a batch plays as in the whole: `obs` differs at step"),
         ("rows alike", "all 16 rows are the same"),
         ("reset ends", "`reset` ends an episode"),
         ("no start", "opens no episode"),

@@ -65,6 +65,7 @@ OTHER = {
         "gae_lambda": 0.5,
         "cut_returns": False,
         "target_kl": 0.01,
+        "wait_for": 0.6,
     },
     EvalConfig: {"every": 3, "episodes": 5, "stop_at": 0.9, "confirm_episodes": 6},
     TrainConfig: {
@@ -116,6 +117,8 @@ def test_no_field_is_lost():
         (lambda: PPOConfig(max_grad_norm=0), "ppo: max_grad_norm is 0; it must be above 0"),
         (lambda: PPOConfig(value_clip=-1), "ppo: value_clip is -1; it must be at least 0"),
         (lambda: PPOConfig(target_kl=-1), "ppo: target_kl is -1; it must be at least 0"),
+        (lambda: PPOConfig(wait_for=0), "ppo: wait_for is 0; it must be above 0 and at most 1"),
+        (lambda: PPOConfig(wait_for=1.5), "ppo: wait_for is 1.5; it must be above 0 and at most 1"),
         (lambda: EvalConfig(every=-1), "evaluation: every is -1; it must be at least 0"),
         (lambda: EvalConfig(episodes=0), "evaluation: episodes is 0; it must be at least 1"),
         (lambda: EvalConfig(stop_at=95), "evaluation: stop_at is 95; it must lie in 0..1"),
