@@ -122,6 +122,18 @@ class Encoder(nn.Module):
         return x
 
 
+class EncoderPair(nn.Module):
+    """Two encoders of the same inputs, their features side by side."""
+
+    def __init__(self, actor: Encoder, critic: Encoder) -> None:
+        super().__init__()
+        self.actor, self.critic = actor, critic
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """Return (..., D), the actor's features first."""
+        return torch.cat([self.actor(inputs), self.critic(inputs)], -1)
+
+
 def boxes(space: spaces.Space[object]) -> dict[str, spaces.Box]:
     """Return the boxes of an observation space by name; a bare Box is named `obs`.
 

@@ -128,10 +128,11 @@ def check_kernels(config: TrainConfig) -> None:
         backend.OPS[op].pick(name, like)
 
 
-def idle_threads() -> int:
+def idle_threads(processes: int = 1) -> int:
     """Return how many threads a run on this machine should use: all cores up to four, or one where others are at work.
 
-    Threads that wait for each other on a busy core make small networks many times slower than one thread is.
+    Threads that wait for each other on a busy core make small networks many times slower than one thread is; so
+    `processes` that run side by side share the cores.
     """
-    cores = len(os.sched_getaffinity(0))
+    cores = max(1, len(os.sched_getaffinity(0)) // processes)
     return min(cores, 4) if os.getloadavg()[0] < 0.5 else 1

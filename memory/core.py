@@ -62,6 +62,34 @@ class Core(nn.Module, ABC):
             The outputs (T, B, D) and the memory after the last step.
         """
 
+    settles: bool = False
+    """`advance` may leave work for `settle`. Where this is false, there is no need to ask `unsettled`."""
+
+    def advance(self, x_BD: Tensor, state: State, start_B: Tensor) -> tuple[Tensor, State]:
+        """Take one step as `step` does, for a loop that acts: without gradients, and without a look of the host.
+
+        It can be captured in a CUDA graph. The caller gives the state up: its tensors may be written to, and the state
+        that comes back may consist of them. So a loop that wants an earlier memory again copies it first.
+
+        The next call may follow once no row is `unsettled`: the loop calls `settle` while one is. With rows in step
+        that is seldom, so the loop asks with one look a step, or keeps count itself.
+
+        Here: `step`, for every core whose step decides nothing on the host.
+        """
+        with torch.no_grad():
+            return self.step(x_BD, state, start_B)
+
+    def unsettled(self, state: State) -> Tensor:
+        """Return which rows have work left for `settle`, (B,) bool. Only for a core that `settles`."""
+        raise NotImplementedError(f"{type(self).__name__} leaves nothing to settle")
+
+    def settle(self, state: State) -> State:
+        """Do the work that `advance` left, for some or all of the rows that are `unsettled`, and for at least one.
+
+        Other rows stay as they are. It can be captured in a CUDA graph, and the caller gives the state up.
+        """
+        return state
+
     def gates(self, x_BD: Tensor, state: State, start_B: Tensor) -> dict[str, Tensor]:
         """Return how open each kind of gate is at a step, by name, any shape in 0..1; what a step takes, it takes.
 

@@ -65,7 +65,7 @@ def test_python_blocks_run(index: int, monkeypatch, capsys, workplace: Path) -> 
 def test_commands_are_understood(command: str, workplace: Path, monkeypatch, capsys) -> None:
     """Runs are set up but not trained, evaluations are small, benchmarks are parsed."""
     monkeypatch.chdir(workplace)
-    monkeypatch.setattr(train_command, "_run", lambda folder, config, *, resume=False: 0)
+    monkeypatch.setattr(train_command, "_run", lambda *set_up, resumed_at=None: 0)
     name, *argv = shlex.split(command, comments=True)[1:]
     if name == "bench":
         monkeypatch.setattr(bench, "_device", lambda options: sys.exit(0))  # what comes after the flags are read

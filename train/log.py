@@ -80,6 +80,22 @@ class Log:
         self._file.close()
 
 
+class NoLog:
+    """In the place of a log, in ranks whose figures the first one writes."""
+
+    def write(self, steps: int, figures: dict[str, float]) -> None:
+        """Write nothing."""
+
+    def note(self, tag: str, text: str, steps: int) -> None:
+        """Show nothing."""
+
+    def flush(self) -> None:
+        """Hold nothing back."""
+
+    def close(self) -> None:
+        """Close nothing."""
+
+
 def _lines_until(path: Path, steps: int) -> list[str]:
     """Return the whole lines of a metrics file up to a number of steps; a line cut short by a kill is dropped."""
     if not path.is_file():
