@@ -5,10 +5,13 @@ Shapes: T time, B rows, D input features, H hidden units, N heads, K = H / N uni
 
 from __future__ import annotations
 
+from types import ModuleType
+
+import torch
 from torch import Tensor
 
 from ..backend import Backend, Op
-from .reference import gru_step, lstm_step
+from . import loop, reference
 
 __all__ = ["OP", "gru", "gru_step", "lstm", "lstm_step"]
 
@@ -96,6 +99,46 @@ def gru(
     window = (x_TBD, input_weight, bias, recurrent_GNKK, recurrent_bias, hidden_BH, start_TB)
     y_TBH, hidden_BH = OP.pick(backend, x_TBD).gru(*window)
     return y_TBH, hidden_BH
+
+
+def lstm_step(
+    x_BD: Tensor,
+    input_weight: Tensor,
+    bias: Tensor,
+    recurrent_GNKK: Tensor,
+    hidden_BH: Tensor,
+    cell_BH: Tensor,
+    start_B: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Take one step of an LSTM; returns the hidden units, which are the output, and the cell. See `lstm`."""
+    given = (x_BD, input_weight, bias, recurrent_GNKK, hidden_BH, cell_BH, start_B)
+    hidden_BH, cell_BH = _stepping(x_BD).lstm_step(*given)
+    return hidden_BH, cell_BH
+
+
+def gru_step(
+    x_BD: Tensor,
+    input_weight: Tensor,
+    bias: Tensor,
+    recurrent_GNKK: Tensor,
+    recurrent_bias: Tensor,
+    hidden_BH: Tensor,
+    start_B: Tensor,
+) -> Tensor:
+    """Take one step of a GRU; returns the hidden units, which are the output. See `gru`."""
+    given = (x_BD, input_weight, bias, recurrent_GNKK, recurrent_bias, hidden_BH, start_B)
+    after_BH: Tensor = _stepping(x_BD).gru_step(*given)
+    return after_BH
+
+
+# Rows from which on one product instead of two, and fewer passes, outweigh more calls.
+MANY = 128
+
+
+def _stepping(x_BD: Tensor) -> ModuleType:
+    """Return what takes a single step: on a CPU, with many rows and nothing to differentiate, the loop's form of it."""
+    quick = x_BD.device.type == "cpu" and len(x_BD) >= MANY and not torch.is_grad_enabled()
+    return loop if quick and x_BD.dtype in (torch.float32, torch.float64) else reference
 
 
 def _check(x_TBD: Tensor, input_weight: Tensor, recurrent_GNKK: Tensor, hidden_BH: Tensor, start_TB: Tensor) -> None:

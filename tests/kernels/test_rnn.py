@@ -192,3 +192,25 @@ def test_mistakes_are_named() -> None:
         rnn.gru(*given.values(), start[:, :1])
     with pytest.raises(ValueError, match=r"hidden has the shape \(1, 4\)"):
         rnn.gru(*[*given.values()][:-1], given["hidden"][:1], start)
+
+
+@pytest.mark.usefixtures("poison")
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("chance", [0.0, 0.3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_of_many_rows_is_the_definition(
+    kind: str, chance: float, dtype: torch.dtype, heads: int, close: Close
+) -> None:
+    rows = rnn.MANY
+    x, *given = leaves(kind, (1, rows, 3, 4, heads), dtype).values()
+    start = starts(1, rows, chance)[0]
+    want = getattr(rnn.reference, f"{kind}_step")(x[0], *given, start)
+    with torch.no_grad():
+        assert rnn._stepping(x[0]) is loop
+        for part in given[-1:] if kind == "gru" else given[-2:]:  # what is forgotten does not matter
+            part[start] = torch.nan
+        got = getattr(rnn, f"{kind}_step")(x[0], *given, start)
+    for one, other in zip(got if kind == "lstm" else [got], want if kind == "lstm" else [want], strict=True):
+        close("state", one, other.detach())
+    assert rnn._stepping(x[0]) is rnn.reference  # with gradients, it is the definition
