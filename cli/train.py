@@ -30,6 +30,7 @@ def train(argv: list[str]) -> int:
         _print_choices()
     config, label, path = _configure(argv)
     launch = _launch(config)
+    choices.check_kernels(config)
     config = replace(config, threads=config.threads or choices.idle_threads(launch.local_world))
     about = _about(config, launch)  # builds both, so that what cannot be built leaves no folder behind
     path = path or _free(Path("runs") / f"{label}-seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}")

@@ -129,8 +129,6 @@ class TrainConfig:
     """cpu, cuda, cuda:1, ..."""
     threads: int = 0
     """CPU threads, kept in config.json: the same number gives the same bits. 0: up to four; one on a busy machine."""
-    kernels: tuple[str, ...] = ()
-    """Backends of kernels by words like rnn=loop, as `mnemic list kernels` shows them; the others choose themselves."""
     precision: Precision = "tf32"
     """Arithmetic on a GPU. float32; tf32: matrix products round what they multiply to 10 bits and add up in float32, at
     several times the speed; bfloat16: the learning pass in bfloat16 beside that. On a CPU tf32 is float32."""
@@ -142,6 +140,8 @@ class TrainConfig:
     same bits, but compiling takes some ten seconds at the start. It pays from some hundred million steps on."""
     separate_critic: bool = False
     """Give the critic an encoder and a memory of its own, of the same kind; otherwise actor and critic share them."""
+    kernels: tuple[str, ...] = ()
+    """Backends of kernels by words like rnn=loop, as `mnemic list kernels` shows them; the others choose themselves."""
     checkpoint_seconds: float = 60.0
     """Seconds between two checkpoints; there is always one at the end."""
     keep_checkpoints: int = 2

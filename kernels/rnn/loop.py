@@ -28,6 +28,11 @@ _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
 
 
+def refusal(like: Tensor, *, cell: str = "lstm", **_: Any) -> str | None:
+    """Say why the loop cannot run, or return None."""
+    return None if cell in ("lstm", "gru") else f"it has no loop for the cell {cell!r}"
+
+
 def _starting(start_TB: Tensor) -> Sequence[Tensor | None]:
     """Return which rows start, per step: on CPU their indices or None (one look per window), else masks (no look)."""
     if start_TB.device.type != "cpu":
@@ -306,7 +311,7 @@ class _GRU(torch.autograd.Function):
         return *gru_backward(weight_GC, columns, gates, states, ctx.starting, d_y_TBH, d_hidden_BH), None
 
 
-def _dense(recurrent_GNKK: Tensor) -> Tensor:
+def dense(recurrent_GNKK: Tensor) -> Tensor:
     """Return the weights (G, H, H) with a block per head on the diagonal, zeros elsewhere."""
     gates, heads, units, _ = recurrent_GNKK.shape
     if heads == 1:
@@ -323,62 +328,6 @@ def _computed(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [tensor.to(dtype) for tensor in tensors]
 
 
-def _step_columns(x_BD: Tensor, hidden_BH: Tensor, starting: Tensor) -> Tensor:
-    """Return (B, C): the inputs, a one, and the hidden units, with zeros in the rows that start."""
-    column = torch.cat([x_BD, x_BD.new_ones(len(x_BD), 1), hidden_BH], 1)
-    if len(starting):
-        _forget(column[:, -hidden_BH.shape[1] :], starting)
-    return column
-
-
-def lstm_step(
-    x_BD: Tensor,
-    input_weight: Tensor,
-    bias: Tensor,
-    recurrent_GNKK: Tensor,
-    hidden_BH: Tensor,
-    cell_BH: Tensor,
-    start_B: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Take one step without gradients, on a CPU; see `mnemic.kernels.rnn.lstm`."""
-    units, starting = hidden_BH.shape[1], start_B.nonzero().squeeze(1)
-    weight_GC = torch.cat([input_weight, bias[:, None], _dense(recurrent_GNKK).flatten(0, 1)], 1)
-    weight_GC[2 * units : 3 * units] *= 2
-    gates = torch.mm(_step_columns(x_BD, hidden_BH, starting), weight_GC.t()).sigmoid_()
-    i, f, g, o = gates.chunk(4, 1)
-    minus_one = gates.new_tensor(-1.0)
-    cell_BH = torch.mul(f, cell_BH)
-    if len(starting):
-        _forget(cell_BH, starting)
-    cell_BH.addcmul_(i, torch.add(minus_one, g, alpha=2))
-    tanh = torch.add(cell_BH, cell_BH).sigmoid_()
-    torch.add(minus_one, tanh, alpha=2, out=tanh)
-    return o * tanh, cell_BH
-
-
-def gru_step(
-    x_BD: Tensor,
-    input_weight: Tensor,
-    bias: Tensor,
-    recurrent_GNKK: Tensor,
-    recurrent_bias: Tensor,
-    hidden_BH: Tensor,
-    start_B: Tensor,
-) -> Tensor:
-    """Take one step without gradients, on a CPU; see `mnemic.kernels.rnn.gru`."""
-    (_, width), units, starting = x_BD.shape, hidden_BH.shape[1], start_B.nonzero().squeeze(1)
-    dense = _dense(recurrent_GNKK)
-    of_input = torch.cat([input_weight, bias[:, None]], 1)
-    both = torch.cat([of_input[: 2 * units], dense[:2].flatten(0, 1)], 1)
-    column = _step_columns(x_BD, hidden_BH, starting)
-    r, z = torch.mm(column, both.t()).sigmoid_().chunk(2, 1)
-    n = torch.mm(column[:, : width + 1], of_input[2 * units :].t())
-    n.addcmul_(r, torch.addmm(recurrent_bias, column[:, width + 1 :], dense[2].t()))
-    torch.add(n, n, out=n).sigmoid_()
-    torch.add(n.new_tensor(-1.0), n, alpha=2, out=n)
-    return torch.lerp(n, column[:, width + 1 :], z)
-
-
 def lstm(
     x_TBD: Tensor,
     input_weight: Tensor,
@@ -389,7 +338,7 @@ def lstm(
     start_TB: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run the fast loop; see `mnemic.kernels.rnn.lstm`."""
-    weight_GC = torch.cat([input_weight, bias[:, None], _dense(recurrent_GNKK).flatten(0, 1)], 1)
+    weight_GC = torch.cat([input_weight, bias[:, None], dense(recurrent_GNKK).flatten(0, 1)], 1)
     results = _LSTM.apply(*_computed([x_TBD, weight_GC, hidden_BH, cell_BH]), start_TB)  # type: ignore[no-untyped-call]
     y_TBH, hidden_BH, cell_BH = (result.to(hidden_BH.dtype) for result in results)
     return y_TBH, hidden_BH, cell_BH
@@ -405,14 +354,14 @@ def gru(
     start_TB: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Run the fast loop; see `mnemic.kernels.rnn.gru`."""
-    dense, units = _dense(recurrent_GNKK), hidden_BH.shape[1]
+    weights, units = dense(recurrent_GNKK), hidden_BH.shape[1]
     of_input = torch.cat([input_weight, bias[:, None]], 1)
     nothing = of_input.new_zeros(units, units), of_input.new_zeros(units, x_TBD.shape[2])
     weight_GC = torch.cat(
         [
             torch.cat([of_input[2 * units :], nothing[0]], 1),
-            torch.cat([of_input[: 2 * units], dense[:2].flatten(0, 1)], 1),
-            torch.cat([nothing[1], recurrent_bias[:, None], dense[2]], 1),
+            torch.cat([of_input[: 2 * units], weights[:2].flatten(0, 1)], 1),
+            torch.cat([nothing[1], recurrent_bias[:, None], weights[2]], 1),
         ]
     )
     results = _GRU.apply(*_computed([x_TBD, weight_GC, hidden_BH]), start_TB)  # type: ignore[no-untyped-call]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mnemic.kernels.attention import attention
+from mnemic.kernels.segment_attention import attention
 from mnemic.memory.core import map_state, rows
 from mnemic.memory.memo import Memo, MemoConfig, Notes, flops_per_step
 
@@ -47,11 +47,11 @@ def definition(core: Memo, x_TD: Tensor) -> Tensor:
     """One trial without any cache: each segment is run from scratch, behind the vectors of the summaries before it."""
 
     def trunk(x: Tensor) -> Tensor:
-        position = torch.arange(len(x))[None]
-        x, causal = x[None], torch.ones(1, len(x), len(x), dtype=torch.bool).tril()
+        turn = core.layers[0].turn(torch.arange(len(x))[None])
+        x = x[None]
         for layer, block in zip(core.layers, core.blocks, strict=True):
-            query, kv = layer(block.before(x), position)
-            x = block.after(x, layer.join(attention(query, kv[:, 0], kv[:, 1], causal, backend="reference")))
+            query, kv = layer(block.before(x), turn)
+            x = block.after(x, layer.join(attention(query, kv, backend="reference")))
         return core.norm(x)[0]
 
     memory, outputs = x_TD[:0], []
