@@ -113,24 +113,35 @@ def bench_kernels(argv: list[str]) -> int:
     with _Progress() as progress:
         progress.say("what the device can do")
         copy = copy_bandwidth(device)
-        products = {str(t).removeprefix("torch."): matmul_rate(device, t) for t in (torch.float32, torch.bfloat16)}
-        report.limits.update({"copy": copy} | products)
+        report.limits.update({"copy": copy} | _products(device))
         for found in benches.survey(wanted, device, quick=options.quick, say=progress.say):
             report.rows.append(_kernel_row(report, found))
     return _finish(report, options)
+
+
+def _products(device: torch.device) -> dict[str, float]:
+    """Return the operations per second of large matrix products, by type; a size that names none is float32."""
+    found = {}
+    for name, dtype, precision in (("float32", torch.float32, "highest"), ("tf32", torch.float32, "high")):
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision(precision)
+        if name == "float32" or device.type == "cuda":
+            found[name] = matmul_rate(device, dtype)
+        torch.set_float32_matmul_precision(before)
+    return found | {"bfloat16": matmul_rate(device, torch.bfloat16)}
 
 
 def _kernel_row(report: Report, found: Timing | benches.Failure) -> Row:
     row: Row = {"op": found.op, "size": found.size, "name": found.name}
     if isinstance(found, benches.Failure):
         return row | {"failure": found.reason}
-    dtype = "bfloat16" if "bfloat16" in found.size or "bf16" in found.size else "float32"
+    kind = next((kind for kind in ("bfloat16", "tf32") if kind in found.size and kind in report.limits), "float32")
     first = next((r for r in report.rows if r["op"] == found.op and r["size"] == found.size), None)
     return row | {
         "peer": found.peer,
         "seconds": found.seconds,
         "of_copy": found.bytes_per_second / report.limits["copy"],
-        "of_products": found.flops_per_second / report.limits[dtype],
+        "of_products": found.flops_per_second / report.limits[kind],
         "peak_bytes": found.peak_bytes,
         "ours_over_it": found.seconds / first["seconds"] if first and "seconds" in first else None,
     }

@@ -86,6 +86,7 @@ def _launch(config: TrainConfig) -> Launch:
     """Return which of how many processes this is, once the configuration is found fit for them."""
     launch = Launch.here()
     choices.check_device(config.device)
+    choices.check_kernels(config)
     launch.device(config.device)
     launch.check(config)
     return launch

@@ -9,7 +9,6 @@ Shapes: T steps, B rows.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -62,30 +61,27 @@ def _eager(env: NativeEnv, state: Any, action_TB: Tensor) -> Callable[[], Any]:
     def run() -> None:
         nonlocal state
         for action_B in action_TB:
-            state, _ = env.step(state, action_B)
+            state, _ = env.move(state, action_B)
 
     return run
 
 
 def _captured(env: NativeEnv, state: Any, action_TB: Tensor) -> tuple[Callable[[], Any], str]:
     """Return steps in a CUDA graph that goes on from where its last replay ended, compiled where that works."""
-    compiled: Any = env  # what compiles, and steps without a look at the actions, where an environment has it
-    move, how = getattr(compiled, "move", env.step), "CUDA graph"
-    if hasattr(compiled, "compile"):
-        compiled.compile()
-        try:
-            move(state, action_TB[0])
-            how = "compiled, CUDA graph"
-        except Exception as error:  # a compiler has many ways to fail
-            warnings.warn(f"{env.config.label} is not compiled: {type(error).__name__}", RuntimeWarning, stacklevel=2)
-            compiled.uncompile()
+    how = "compiled, CUDA graph"
+    env.compile()
+    try:
+        env.move(state, action_TB[0])
+    except Exception:  # a compiler has many ways to fail
+        env.uncompile()
+        how = "CUDA graph; not compiled"
 
     kept = {name: part.clone() for name, part in parts(state).items()}
 
     def steps() -> None:
         now = from_parts(state, kept)
         for action_B in action_TB:
-            now, _ = move(now, action_B)
+            now, _ = env.move(now, action_B)
         for name, part in parts(now).items():
             kept[name].copy_(part)
 

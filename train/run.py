@@ -25,6 +25,7 @@ from ..memory.core import from_parts, parts
 from .capture import Graphs
 from .config import TrainConfig
 from .episodes import EpisodeMeter
+from .heap import keep_memory
 from .ranks import Cutoff, Ranks
 from .rollout import Acting, start
 
@@ -145,6 +146,7 @@ class Training:
         if config.threads:
             torch.set_num_threads(config.threads)
         backend.prefer(config.kernels)
+        keep_memory()
         device = self.ranks.launch.device(config.device)
         torch.manual_seed(config.seed)
         self.rows = self.ranks.rows(config.ppo.rows)
