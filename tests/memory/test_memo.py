@@ -262,8 +262,8 @@ def test_a_pass_for_each_segment_is_what_windows_give_that_know_nothing(
         return [y, *after.kv_LB2HNK, after.sets_B, after.index_B, *found]
 
     got = results()
-    unknown = Section(0, steps, [True] * steps, in_step=False, step=0, sets=0)
-    monkeypatch.setattr(memo, "sections", lambda *_: [unknown])
+    unknown = Section(0, steps, (True,) * steps, in_step=False, step=0, sets=0)
+    monkeypatch.setattr(memo, "sections", lambda *_: (unknown,))
     for a, b in zip(got, results(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
@@ -283,6 +283,22 @@ def test_a_window_is_divided_where_all_rows_start() -> None:
     assert [time for time, ends in enumerate(second.ends) if ends] == [SEGMENT - 1]
     first, _ = sections(torch.tensor([3, 3]), sets, start, SEGMENT)
     assert (first.in_step, first.step, first.sets) == (True, 3, 1)
+
+
+@pytest.mark.parametrize("in_step", [True, False])
+def test_a_plan_of_all_rows_serves_some(in_step: bool) -> None:
+    """As a minibatch follows the plan of its window."""
+    core, batch = build(), 4
+    state = core.initial_state(batch)
+    state.index_B.copy_(torch.tensor([3, 3, 3, 3] if in_step else [0, 5, 2, 7]))
+    x, start = inputs(30, batch), torch.zeros(30, batch, dtype=torch.bool)
+    plan = core.plan(state, start)
+    assert len({plan, core.plan(state, start)}) == 1
+    with torch.no_grad():
+        want, _ = core.unroll(x, state, start)
+        some = torch.tensor([2, 0])
+        got, _ = core.follow(x[:, some], rows(state, some), start[:, some], plan)
+    torch.testing.assert_close(got, want[:, some], rtol=1e-10, atol=1e-10)
 
 
 # Acting without looks: rows that complete a segment wait to be settled.
