@@ -163,7 +163,7 @@ def _held(kernel: Any, tensors: tuple[Tensor, ...], device: torch.device, option
         made._init_handles()
         has = torch.cuda.get_device_properties(device)
         threads = made.metadata.num_warps * 32
-        by_registers = has.regs_per_multiprocessor // (threads * (-(-made.n_regs // 8) * 8))
+        by_registers = getattr(has, "regs_per_multiprocessor", 65536) // (threads * (-(-made.n_regs // 8) * 8))
         by_memory = has.shared_memory_per_multiprocessor // (made.metadata.shared + 1024)
         by_threads = has.max_threads_per_multi_processor // threads
         HELD[name] = has.multi_processor_count * min(by_registers, by_memory, by_threads)
@@ -240,7 +240,7 @@ def _run(
     bias_CH = bias.float().view(CELLS[cell].columns, -1).contiguous()
     state_SBH = torch.stack([part.float() for part in states])
     start_TB = start_TB.contiguous().view(torch.uint8)
-    y_TBH, last_SBH = _RNN.apply(  # type: ignore[no-untyped-call]
+    y_TBH, last_SBH = _RNN.apply(
         cell, recompute, start_TB, x_TBD.to(dtype), input_weight.to(dtype), bias_CH, recurrent_GNKK.to(dtype), state_SBH
     )
     return y_TBH, *(part.to(first.dtype) for part, first in zip(last_SBH.unbind(), states, strict=True))
@@ -294,8 +294,10 @@ def slstm(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Run the kernels; see `mnemic.kernels.rnn.slstm`."""
     states = (hidden_BH, cell_BH, normaliser_BH, stabiliser_BH)
-    y_TBH, *states = _run("slstm", x_TBD, input_weight, bias, recurrent_GNKK, start_TB, states, recompute)
-    return y_TBH, *states
+    y_TBH, hidden_BH, cell_BH, normaliser_BH, stabiliser_BH = _run(
+        "slstm", x_TBD, input_weight, bias, recurrent_GNKK, start_TB, states, recompute
+    )
+    return y_TBH, hidden_BH, cell_BH, normaliser_BH, stabiliser_BH
 
 
 def elman(
