@@ -57,6 +57,7 @@ def torchrun(ranks, *argv, **more):
 def said_by(process):
     """What mnemic has said, on stdout and on stderr, without torchrun's own words; and the exit code."""
     out, err = process.communicate(timeout=120)
+    print(err)  # shown where a test fails
     return out, [line for line in err.splitlines() if line.startswith("mnemic: ")], process.returncode
 
 
@@ -386,3 +387,15 @@ def test_rows_of_a_part_are_those_of_the_whole():
     env = make_env("endless-tmaze", sampling="uniform")
     whole = env.build(12, 3).reset()[1].obs
     assert torch.equal(env.build_part(range(8, 12), 3).reset()[1].obs, whole[8:])
+
+
+def test_a_rank_that_is_killed_leaves_good_checkpoints_and_one_line(tmp_path):
+    path = tmp_path / "run"
+    with torchrun(2, "train", "--run", path, "--steps", 10**7, *TINY, "--checkpoint-seconds", "1000") as process:
+        until(lambda: lines(path) > 1, process)
+        os.kill(workers_of(process)[1], signal.SIGKILL)
+        _, complaints, code = said_by(process)
+    assert code != 0
+    assert len(complaints) == 1
+    for words in ("a rank could not ", "another has ended", "the last good checkpoint is ", "checkpoints/0"):
+        assert words in complaints[0]
