@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from types import FunctionType, MethodType
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -132,9 +133,12 @@ class NativeEnv(Env):
         The next step compiles, which takes seconds, and raises what the compiler raises; `uncompile` undoes it.
         """
         self._looks = False
+        # A code object of its own: torch counts compilations by it, and gives up after a few.
+        function = type(self)._move_rows
+        own = FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
         # Sorting in a kernel of one's own takes half a minute to compile; torch's own is as good.
         options: dict[str, Any] = {"triton.persistent_reductions": False}
-        self._move = torch.compile(self._move_rows, fullgraph=True, dynamic=False, options=options)
+        self._move = torch.compile(MethodType(own, self), fullgraph=True, dynamic=False, options=options)
 
     def uncompile(self) -> None:
         """Let steps run as they are written."""

@@ -356,8 +356,13 @@ class Graphs:
         precision: torch.dtype,
         average: Average | None = None,
     ) -> LearningGraph | None:
-        """Return what learns from a window, or None where it is `learn` that has to."""
-        if not self._may("learning", policy.device) or not isinstance(optimizer, torch.optim.Adam):
+        """Return what learns from a window, or None where it is `learn` that has to.
+
+        A core that settles looks at a window to plan its way through it, which is worth more than a graph.
+        """
+        if not self._may("learning", policy.device) or policy.core.settles:
+            return None
+        if not isinstance(optimizer, torch.optim.Adam):
             return None
         if self._learning is None or not self._learning.fits(policy, optimizer):
             try:

@@ -119,12 +119,13 @@ def update(training: Training) -> dict[str, float]:
     """
     watch = Stopwatch(training.env.device)
     window = act(training)
+    finished = training.meter.update(window)  # a GPU is asked for it while it acts, so that the host does not wait here
     watch.lap()
     losses = improve(training, window)
     training.updates += 1
-    finished = means(training.ranks.collect(training.meter.update(window).totals()))
+    ended = means(training.ranks.collect(finished.totals()))
     watch.lap()
-    return finished | _figures(training, losses, *watch.seconds())
+    return ended | _figures(training, losses, *watch.seconds())
 
 
 def act(training: Training) -> Window:
