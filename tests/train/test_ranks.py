@@ -253,7 +253,7 @@ def test_slow_ranks_are_cut_off_and_a_rank_that_fails_takes_all_down_with_one_li
 def test_gpus_learn_together(tmp_path, close, ranks):
     if torch.cuda.device_count() < ranks:
         pytest.skip(f"needs {ranks} GPUs")
-    given = ["--steps", 6 * STEPS, "--device", "cuda", *TINY]
+    given = ["--steps", 6 * STEPS, "--device", "cuda", "--precision", "float32", *TINY]
     assert main(["train", "--run", str(tmp_path / "alone"), *map(str, given)]) == 0
     assert run(ranks, "train", "--run", tmp_path / "ranks", *given)[1:] == ([], 0)
     weights, found = (state_of(tmp_path / name / "checkpoints" / str(STEPS))[1] for name in ("alone", "ranks"))
