@@ -29,7 +29,7 @@ class Section(NamedTuple):
     begin: int
     end: int
     ends: tuple[bool, ...]
-    """By step: some row completes a segment with it."""
+    """By step: the rows complete a segment with it. Of rows out of step: whether any does, with any step."""
     in_step: bool
     """No row starts a trial apart from the others, and all complete their segments together."""
     step: int
@@ -60,8 +60,9 @@ def sections(index_B: Tensor, sets_B: Tensor, start_TB: Tensor, length: int) -> 
         alike = all(count in (0, batch) for count in (*ended[begin:end], *started[begin:end]))
         alike = alike and (begin > 0 or (index == most_index and sets == most_sets))
         ends = tuple(count > 0 for count in ended[begin:end])
-        # Of rows out of step it says no more than what matters, so that windows of one plan are many.
-        step, done = (index, sets) if alike and not begin else (0, 0)
+        step, done = (index, sets) if not begin else (0, 0)
+        if not alike:  # no more than what matters, so that windows of one plan are many
+            ends, step, done = (any(ends),) * len(ends), 0, 0
         divided.append(Section(begin, end, ends, alike, step, done))
     return tuple(divided)
 
