@@ -28,7 +28,7 @@ class Section(NamedTuple):
 
     begin: int
     end: int
-    ends: list[bool]
+    ends: tuple[bool, ...]
     """By step: some row completes a segment with it."""
     in_step: bool
     """No row starts a trial apart from the others, and all complete their segments together."""
@@ -38,7 +38,7 @@ class Section(NamedTuple):
     """Segments completed before it, of rows in step."""
 
 
-def sections(index_B: Tensor, sets_B: Tensor, start_TB: Tensor, length: int) -> list[Section]:
+def sections(index_B: Tensor, sets_B: Tensor, start_TB: Tensor, length: int) -> tuple[Section, ...]:
     """Look once at what lies in a window, and divide it where all rows start.
 
     What happens in a section, rows in step or not, tells nothing of the sections before it. While a CUDA graph is
@@ -46,7 +46,7 @@ def sections(index_B: Tensor, sets_B: Tensor, start_TB: Tensor, length: int) -> 
     """
     steps, batch = start_TB.shape
     if start_TB.is_cuda and torch.cuda.is_current_stream_capturing():
-        return [Section(0, steps, [True] * steps, in_step=False, step=0, sets=0)]
+        return (Section(0, steps, (True,) * steps, in_step=False, step=0, sets=0),)
     time_T1 = torch.arange(steps, device=start_TB.device)[:, None]
     begun_TB = torch.where(start_TB, time_T1, -1).cummax(0).values
     end_TB = (time_T1 - torch.where(begun_TB < 0, -index_B, begun_TB) + 1) % length == 0
@@ -59,9 +59,11 @@ def sections(index_B: Tensor, sets_B: Tensor, start_TB: Tensor, length: int) -> 
     for begin, end in pairwise(cuts):
         alike = all(count in (0, batch) for count in (*ended[begin:end], *started[begin:end]))
         alike = alike and (begin > 0 or (index == most_index and sets == most_sets))
-        ends = [count > 0 for count in ended[begin:end]]
-        divided.append(Section(begin, end, ends, alike, 0 if begin else index, 0 if begin else sets))
-    return divided
+        ends = tuple(count > 0 for count in ended[begin:end])
+        # Of rows out of step it says no more than what matters, so that windows of one plan are many.
+        step, done = (index, sets) if alike and not begin else (0, 0)
+        divided.append(Section(begin, end, ends, alike, step, done))
+    return tuple(divided)
 
 
 def unroll_in_step(core: Memo, x_TBD: Tensor, notes: Notes, section: Section) -> tuple[Tensor, Notes]:

@@ -15,10 +15,10 @@ the rows, M slots for summaries, S slots for the running segment, N = M + S or m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from ..kernels.decode_attention import decode_attention
 from ..kernels.segment_attention import NEVER, Seen, attention
 from .attention import Heads, HeadsConfig
 from .core import Core, map_state, rows, select
-from .in_step import sections, unroll_in_step
+from .in_step import Section, sections, unroll_in_step
 from .stack import Block, Norm
 
 # Keys and values, for each layer (B, 2, H, slots, K).
@@ -122,14 +122,22 @@ class Memo(Core):
         settled: Notes = map_state(lambda part, new: part.index_copy_(0, some_R, new), state, after)
         return settled
 
+    def plan(self, state: Notes, start_TB: Tensor) -> Hashable:
+        """Return the sections of a window."""
+        return sections(state.index_B, state.sets_B, start_TB, self.segment)
+
     def unroll(self, x_TBD: Tensor, state: Notes, start_TB: Tensor) -> tuple[Tensor, Notes]:
+        """Take T steps, after one look at what lies in them."""
+        return self.follow(x_TBD, state, start_TB, self.plan(state, start_TB))
+
+    def follow(self, x_TBD: Tensor, state: Notes, start_TB: Tensor, plan: Hashable) -> tuple[Tensor, Notes]:
         """Take T steps, in sections that begin where all rows start a trial.
 
         Where rows are in step, a pass takes a segment. Otherwise a window of one segment's length is taken at a time:
         in it, no row completes more than one segment.
         """
         outputs = []
-        for section in sections(state.index_B, state.sets_B, start_TB, self.segment):
+        for section in cast("tuple[Section, ...]", plan):
             x_CBD, start_CB = x_TBD[section.begin : section.end], start_TB[section.begin : section.end]
             if section.in_step and self.gradient <= 0:
                 state = select(start_CB[0], self.initial_state(1), state)

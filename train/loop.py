@@ -22,7 +22,7 @@ from .config import TrainConfig
 from .episodes import Totals, means
 from .log import Log, NoLog, ProgressLine
 from .ppo import DivergedError, learn
-from .ranks import Ranks
+from .ranks import Ranks, RanksError
 from .rollout import Window, collect
 from .run import RunFolder, Training
 
@@ -68,7 +68,7 @@ def train(
     Raises:
         DivergedError: the loss was no longer a number; the message names the last good checkpoint.
         OSError: a checkpoint or a log could not be written; the earlier checkpoints are good.
-        RanksError: the ranks can no longer go on together; the earlier checkpoints are good.
+        RanksError: the ranks can no longer go on together; the message names the last good checkpoint.
     """
     ranks = ranks or Ranks()
     training = Training(config, ranks)
@@ -104,10 +104,9 @@ def train(
                     _save(training, folder, log)
                     saved = time.monotonic()
         _save(training, folder, log)
-    except DivergedError as error:
-        raise DivergedError(
-            f"training stopped after {training.steps:,} steps: {error}; the last good checkpoint is {folder.last()}"
-        ) from None
+    except (DivergedError, RanksError) as error:
+        good = f"; the last good checkpoint is {folder.last()}" if folder.begun() else ""
+        raise type(error)(f"training stopped after {training.steps:,} steps: {error}{good}") from None
     finally:
         log.close()
         training.env.close()
@@ -124,12 +123,13 @@ def update(training: Training) -> dict[str, float]:
     """
     watch = Stopwatch(training.env.device)
     window = act(training)
+    finished = training.meter.update(window)  # a GPU is asked for it while it acts, so that the host does not wait here
     watch.lap()
     losses = improve(training, window)
     training.updates += 1
-    finished = means(training.ranks.collect(training.meter.update(window).totals()))
+    ended = means(training.ranks.collect(finished.totals()))
     watch.lap()
-    return finished | _figures(training, losses, *watch.seconds())
+    return ended | _figures(training, losses, *watch.seconds())
 
 
 def act(training: Training) -> Window:

@@ -242,8 +242,11 @@ def together(launch: Launch, device: torch.device) -> Iterator[Ranks]:
         )
     _store = PrefixStore("mnemic", store)
     yield Ranks(launch, _store)
-    # Not after an error: ranks that are gone or stuck cannot say goodbye.
+    # Not after an error: ranks that are gone or stuck cannot say goodbye. Else the last exchange must carry no tensors:
+    # gloo gives them back in a thread of its own, and a Python that is already ending would abort there.
     _store = None
+    with _together("end with the others"):
+        dist.barrier()
     dist.destroy_process_group()
 
 

@@ -6,6 +6,7 @@ Shapes: T time, B rows, H heads, K width of queries and keys, V width of values.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ..backend import Backend, Op
@@ -71,9 +72,9 @@ def delta_rule(
     _check(query_TBHK, key_TBHK, value_TBHV, beta_TBH, log_decay, state_BHKV, start_TB)
     if backend is None and len(query_TBHK) < 4 and not query_TBHK.is_cuda:
         backend = "reference"
-    module = OP.pick(
-        backend, value_TBHV, key=key_TBHK.shape[-1], delta=beta_TBH is not None, decay=log_decay, state=state_BHKV
-    )
+    wide_BHKV = state_BHKV if state_BHKV.dtype == torch.float64 else value_TBHV
+    by_key = log_decay is not None and log_decay.ndim == 4
+    module = OP.pick(backend, wide_BHKV, key=key_TBHK.shape[-1], delta=beta_TBH is not None, by_key=by_key)
     y_TBHV, last_BHKV = module.delta_rule(query_TBHK, key_TBHK, value_TBHV, beta_TBH, log_decay, state_BHKV, start_TB)
     return y_TBHV, last_BHKV
 

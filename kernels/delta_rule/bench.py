@@ -58,7 +58,7 @@ def cases(device: torch.device, *, quick: bool) -> Iterator[Case]:
         steps = time * batch * heads
         whole, state = steps * width * dtype.itemsize, batch * heads * width**2 * 4
         gates = sum(parts[name] is not None for name in ("beta", "log_decay")) * steps * 4
-        facts = {"key": width, "delta": parts["beta"] is not None, "decay": parts["log_decay"], "state": parts["state"]}
+        facts = {"key": width, "delta": parts["beta"] is not None, "by_key": False}
         ours = [name for name in OP.backends if not OP.refusal(name, d_y, **facts)]
         if device.type == "cuda":
             ours.remove("reference")

@@ -21,12 +21,19 @@ import triton.language as tl
 from torch import Tensor
 
 from ..backend import interpreted
-from .reference import compute_type
 
+WIDEST = 128
+"""The most keys of one memory on a chip."""
 HUGE = tl.constexpr(1e18)
 """Sums of products of numbers up to this are finite in float32."""
 FORGETS = tl.constexpr(-80.0)
 """A log decay below this is a reset: what it leaves is too small for float32."""
+
+
+@triton.jit
+def _since(sum_l, forgets_l, sum_r, forgets_r):
+    """Join sums that begin anew at each reset."""
+    return tl.where(forgets_r != 0, sum_r, sum_l + sum_r), forgets_l | forgets_r
 
 
 @triton.jit
@@ -45,7 +52,9 @@ def _decays(start_ptr, decay_ptr, steps, start_stride, decay_stride, DECAY: tl.c
     trial_C = tl.cumsum(forgets_C.to(tl.int32), 0)
     seen_CJ = (trial_C[:, None] == trial_C[None, :]) & (step_C[:, None] >= step_C[None, :])
     # Sums begin anew at each reset, so that not even their rounding depends on what was forgotten.
-    total_C = tl.sum(tl.where(seen_CJ, log_C[None, :], 0.0), 1)
+    total_C = log_C
+    if DECAY:
+        total_C, _ = tl.associative_scan((log_C, forgets_C.to(tl.int32)), 0, _since)
     pair_CJ = tl.exp(tl.where(seen_CJ, total_C[:, None] - total_C[None, :], float("-inf")))
     carry_C = tl.exp(tl.where(trial_C == 0, total_C, float("-inf")))
     ends = tl.sum(tl.where(step_C == C - 1, total_C, 0.0), 0)
@@ -56,23 +65,26 @@ def _decays(start_ptr, decay_ptr, steps, start_stride, decay_stride, DECAY: tl.c
 
 
 @triton.jit
-def _inverse(A_CJ, C: tl.constexpr, LEVELS: tl.constexpr, PRECISION: tl.constexpr):
+def _inverse(A_CJ, C: tl.constexpr, LEVELS: tl.constexpr, INVERSE: tl.constexpr, PRECISION: tl.constexpr):
     """Invert I + A, where A is strictly lower triangular.
 
     The inverses of diagonal blocks are joined to those of blocks twice as large. Unlike a power series in A this is as
     stable as substitution: repeated keys with beta near 2 make powers of A huge, and its inverse small.
     """
+    # No product of what is kept is infinite: a memory that explodes must not reach what comes after a reset.
+    LIMIT: tl.constexpr = 6e4 if INVERSE.primitive_bitwidth == 16 else HUGE
     step_C = tl.arange(0, C)
-    A_CJ = tl.clamp(A_CJ, -HUGE, HUGE)
+    A_CJ = tl.clamp(A_CJ, -LIMIT, LIMIT)
     pairs_CJ = (step_C[:, None] >> 1) == (step_C[None, :] >> 1)
     inverse_CJ = tl.where(step_C[:, None] == step_C[None, :], 1.0, 0.0) - tl.where(pairs_CJ, A_CJ, 0.0)
     for level in tl.static_range(1, LEVELS):
         near_CJ = (step_C[:, None] >> (level + 1)) == (step_C[None, :] >> (level + 1))
         far_CJ = (step_C[:, None] >> level) != (step_C[None, :] >> level)
-        joint_CJ = tl.where(near_CJ & far_CJ, A_CJ, 0.0)
-        joint_CJ = tl.clamp(tl.dot(joint_CJ, inverse_CJ, input_precision=PRECISION), -HUGE, HUGE)
-        joint_CJ = tl.clamp(tl.dot(inverse_CJ, joint_CJ, input_precision=PRECISION), -HUGE, HUGE)
-        inverse_CJ -= joint_CJ
+        joint_CJ = tl.where(near_CJ & far_CJ, A_CJ, 0.0).to(INVERSE)
+        joint_CJ = tl.dot(joint_CJ, inverse_CJ.to(INVERSE), input_precision=PRECISION)
+        joint_CJ = tl.clamp(joint_CJ, -LIMIT, LIMIT).to(INVERSE)
+        joint_CJ = tl.dot(inverse_CJ.to(INVERSE), joint_CJ, input_precision=PRECISION)
+        inverse_CJ = tl.clamp(inverse_CJ - joint_CJ, -LIMIT, LIMIT)
     return inverse_CJ
 
 
@@ -130,7 +142,7 @@ def _forward_kernel(
         query_CK = _load(query_ptr + first * query_t, query_t, left, k_K, K, C, INDEX).to(COMPUTE)
         value_CV = _load(value_ptr + first * value_t, value_t, left, v_V, V, C, INDEX)
         gate = first * heads + head
-        seen_CJ, pair_CJ, carried_C, carry_C, tail_C, kept, keep, _forgets_C, sound_C = _decays(
+        seen_CJ, pair_CJ, carried_C, carry_C, tail_C, kept, keep, forgets_C, sound_C = _decays(
             start_ptr + first * rows + b, decay_ptr + gate, left, rows, rows * H, DECAY, C
         )
         sound_C = sound_C & _sound(key_CK)
@@ -151,7 +163,7 @@ def _forward_kernel(
         sound_C = sound_C & _sound(write_CV)
         write_CV = tl.where(sound_C[:, None], write_CV, 0.0)
         if DELTA:
-            inverse_CJ = _inverse(A_CJ, C, LEVELS, INVERSE).to(COMPUTE)
+            inverse_CJ = _inverse(A_CJ, C, LEVELS, INVERSE, PRECISION).to(COMPUTE)
             write_CV = tl.clamp(write_CV, -HUGE, HUGE).to(COMPUTE)
             write_CV = tl.dot(inverse_CJ, write_CV, input_precision=PRECISION)
         write_CV = write_CV.to(COMPUTE)
@@ -161,7 +173,7 @@ def _forward_kernel(
         y_CV = tl.where(carried_C[:, None], recalled_CV, 0.0)
         y_CV += tl.dot(attend_CJ, write_CV, input_precision=PRECISION)
         broken_C = tl.where(sound_C, 0.0, float("nan"))
-        broken_C = tl.sum(tl.where(seen_CJ, broken_C[None, :], 0.0), 1)
+        broken_C, _ = tl.associative_scan((broken_C, forgets_C.to(tl.int32)), 0, _since)
         y_CV += broken_C[:, None]
         _store(y_ptr + gate * V, rows * (H * V), left, v_V, y_CV, V, C, INDEX)
         state_KV = tl.where(kept, keep * state_KV, 0.0)
@@ -270,7 +282,7 @@ def _backward_kernel(
             write_CV = value_CV.to(tl.float32)
         write_CV = tl.where((sound_C & _sound(write_CV))[:, None], write_CV, 0.0)
         if DELTA:
-            inverse_CJ = _inverse(beta_C[:, None] * alike_CJ, C, LEVELS, INVERSE).to(COMPUTE)
+            inverse_CJ = _inverse(beta_C[:, None] * alike_CJ, C, LEVELS, INVERSE, PRECISION).to(COMPUTE)
             write_CV = tl.clamp(write_CV, -HUGE, HUGE).to(COMPUTE)
             write_CV = tl.dot(inverse_CJ, write_CV, input_precision=PRECISION)
         write_CV = write_CV.to(COMPUTE)
@@ -359,7 +371,8 @@ def _constants(query_TBHK: Tensor, key_TBHK: Tensor, value_TBHV: Tensor, tiles: 
         "BLOCK_V": max(16, triton.next_power_of_2(tiles.columns)),
         "COMPUTE": {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, None: tl.float32}[half],
         "PRECISION": exact,
-        "INVERSE": "tf32" if half else exact,
+        # As exact as TF32, and as fast as bfloat16; what it inverts is near 1.
+        "INVERSE": tl.float16 if half else tl.float32,
         "INDEX": tl.int64 if widest >= 2**31 else tl.int32,
         "num_warps": tiles.warps,
         "num_stages": tiles.stages,
@@ -451,14 +464,14 @@ class _DeltaRule(torch.autograd.Function):
         return None, None, *grads, None
 
 
-def refusal(value_TBHV: Tensor, *, key: int, delta: bool, decay: Tensor | None, state: Tensor) -> str | None:
+def refusal(value_TBHV: Tensor, *, key: int = 1, delta: bool = True, by_key: bool = False) -> str | None:
     """Say why the kernels cannot run, or return None."""
-    if compute_type(state, value_TBHV) != torch.float32:
+    if value_TBHV.dtype == torch.float64:
         return "it computes in float32, and float64 came"
-    if decay is not None and decay.ndim == 4:
+    if by_key:
         return "it has one decay for each head, and one for each key dimension came"
-    if key > 128:
-        return f"a memory of {key} keys is too large for a chip; 128 at most"
+    if delta and key > WIDEST:
+        return f"a memory of {key} keys is too large for a chip; {WIDEST} at most, or any number without beta"
     return None
 
 
@@ -472,6 +485,15 @@ def delta_rule(
     start_TB: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Return what `reference.delta_rule` returns."""
+    if query_TBHK.shape[3] > WIDEST:
+        # Without beta, keys do not know of each other.
+        cut = (part.split(WIDEST, d) for part, d in ((query_TBHK, 3), (key_TBHK, 3), (state_BHKV, 2)))
+        parts = [
+            delta_rule(query, key, value_TBHV, None, log_decay_TBH, state, start_TB)
+            for query, key, state in zip(*cut, strict=True)
+        ]
+        y_TBHV = torch.stack([y.float() for y, _ in parts]).sum(0).to(value_TBHV.dtype)
+        return y_TBHV, torch.cat([last for _, last in parts], 2)
     delta, decay = beta_TBH is not None, log_decay_TBH is not None
     narrow = (part if part.stride(-1) == 1 else part.contiguous() for part in (query_TBHK, key_TBHK, value_TBHV))
     # A gate that is left out is never read; the kernel wants a pointer all the same.

@@ -4,7 +4,6 @@ A program owns C channels (a channel is one entry of B x D) and walks over time 
 tile are in flight at once. Inside a tile the steps are composed by an associative scan, which costs no exchange
 between lanes where a tile is as wide as the program has lanes, and splits time over lanes where channels are few.
 A step is a triple (forgets, a, b); composing two selects and does not multiply by 0, so that nothing leaks.
-Complex numbers are pairs of real ones.
 
 Shapes: T time, B rows, D features, J steps of a tile, C channels of a program.
 """
@@ -22,25 +21,58 @@ from .reference import widest
 
 
 @triton.jit
-def _load(pointer, offset, inside, COMPLEX: tl.constexpr, WIDE: tl.constexpr):
+def _load(pointer, offset, inside, COMPLEX: tl.constexpr, WIDE: tl.constexpr, ALIGN: tl.constexpr = 0):
     """Return real and imaginary parts (twice the real part where numbers are real), 0 outside."""
-    if COMPLEX:
-        pair = tl.arange(0, 2)
-        both = tl.load(pointer + 2 * offset[:, :, None] + pair, inside[:, :, None], other=0.0)
+    if COMPLEX and pointer.dtype.element_ty != tl.int64:
+        both = tl.load(pointer + (2 * tl.expand_dims(offset, -1) + tl.arange(0, 2)), tl.expand_dims(inside, -1), other=0.0)
         real, imag = tl.split(both)
     else:
-        real = tl.load(pointer + offset, inside, other=0.0).to(WIDE)
-        imag = real
+        at = pointer + offset
+        if ALIGN:
+            # Saying less than is true makes lanes take fewer neighbours each, so that a warp spans fewer columns.
+            at = tl.multiple_of(at, [1, 1, ALIGN])
+        number = tl.load(at, inside, other=0)
+        if COMPLEX:
+            real = number.to(tl.int32).to(tl.float32, bitcast=True)
+            imag = (number >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+        else:
+            real = number.to(WIDE)
+            imag = real
     return real, imag
 
 
 @triton.jit
-def _store(pointer, offset, inside, real, imag, COMPLEX: tl.constexpr):
-    if COMPLEX:
-        pair = tl.arange(0, 2)
-        tl.store(pointer + 2 * offset[:, :, None] + pair, tl.join(real, imag), inside[:, :, None])
+def _store(pointer, offset, inside, real, imag, COMPLEX: tl.constexpr, ALIGN: tl.constexpr = 0):
+    if COMPLEX and pointer.dtype.element_ty != tl.int64:
+        at = pointer + (2 * tl.expand_dims(offset, -1) + tl.arange(0, 2))
+        tl.store(at, tl.join(real, imag), tl.expand_dims(inside, -1))
     else:
-        tl.store(pointer + offset, real.to(pointer.dtype.element_ty), inside)
+        at = pointer + offset
+        if ALIGN:
+            at = tl.multiple_of(at, [1, 1, ALIGN])
+        if COMPLEX:
+            low = real.to(tl.int32, bitcast=True).to(tl.int64) & 0xFFFFFFFF
+            number = (imag.to(tl.int32, bitcast=True).to(tl.int64) << 32) | low
+        else:
+            number = real.to(pointer.dtype.element_ty)
+        tl.store(at, number, inside)
+
+
+@triton.jit
+def _starts(start, t, row, start_t, start_b, inside, J: tl.constexpr, R: tl.constexpr):
+    """Return which steps of t (J,) and rows (1, R, 1) start, as (J, R, 1); none where not `inside` (J,).
+
+    The flags of a row are loaded once, not once per column, and reach the columns as the bits of one number.
+    """
+    step = tl.arange(0, J)
+    if R == 1:
+        flags = tl.load(start + (t * start_t + tl.sum(row) * start_b), inside, other=0).to(tl.int32)
+        bits = tl.zeros([1, 1, 1], tl.int32) + tl.sum(flags << step)
+    else:
+        rows = tl.sum(tl.sum(row, 2), 0)[None, :]
+        flags = tl.load(start + (t[:, None] * start_t + rows * start_b), inside[:, None], other=0).to(tl.int32)
+        bits = tl.sum(flags << step[:, None], 0)[None, :, None]
+    return (bits >> step[:, None, None]) & 1
 
 
 @triton.jit
@@ -68,7 +100,8 @@ def _then_complex(start, a, ai, b, bi, next_start, next_a, next_ai, next_b, next
 
 @triton.jit
 def _scan(start, a, ai, b, bi, h, hi, COMPLEX: tl.constexpr):
-    """Run a tile of steps (J, C) from the state h (1, C); returns the state after each step."""
+    """Run a tile of steps (J, R, C) from the state h (1, R, C); returns the state after each step."""
+    start, _ = tl.broadcast(start, a)
     if COMPLEX:
         start, a, ai, b, bi = tl.associative_scan((start, a, ai, b, bi), 0, _then_complex)
         real = tl.where(start != 0, b, a * h - ai * hi + b)
@@ -82,31 +115,36 @@ def _scan(start, a, ai, b, bi, h, hi, COMPLEX: tl.constexpr):
 
 @triton.jit
 def _last(tile, J: tl.constexpr):
-    """Return the last row of a tile (J, C), as (1, C)."""
-    at = tl.arange(0, J)[:, None] == J - 1
+    """Return the last step of a tile (J, R, C), as (1, R, C)."""
+    at = tl.arange(0, J)[:, None, None] == J - 1
     return tl.sum(tl.where(at, tile, 0.0), 0, keep_dims=True)
 
 
 @triton.jit
 def _forward(
     a, b, h, start, y, last,
-    T, N, D, a_t, a_b, a_d, b_t, b_b, b_d, start_t, start_b,
-    J: tl.constexpr, C: tl.constexpr, STAGES: tl.constexpr, COMPLEX: tl.constexpr, WIDE: tl.constexpr,
+    T, B, D, a_t, a_b, a_d, b_t, b_b, b_d, start_t, start_b,
+    J: tl.constexpr, R: tl.constexpr, C: tl.constexpr, STAGES: tl.constexpr, ALIGN: tl.constexpr, COMPLEX: tl.constexpr,
+    WIDE: tl.constexpr,
 ):  # fmt: skip
-    channel = tl.program_id(0).to(tl.int64) * C + tl.arange(0, C)[None, :]
-    row, column, here = channel // D, channel % D, channel < N
+    row, column, here = _block(B, D, R, C)
+    row, column, here = row[None, :, :], column[None, :, :], here[None, :, :]
+    there = tl.minimum(row, B - 1)
+    zero = tl.zeros([1, 1, 1], tl.int64)  # what is added to it is as wide: offsets pass 2**31
+    channel, N = row * D + column, (zero + B) * D
+    a_at, b_at = row * a_b + column * a_d, row * b_b + column * b_d
     state, state_i = _load(h, channel, here, COMPLEX, WIDE)
     for first in tl.range(0, T, J, num_stages=STAGES):
-        t = first + tl.arange(0, J)[:, None]
+        when = first + tl.arange(0, J).to(tl.int64)
+        t = when[:, None, None]
         inside = (t < T) & here
-        t = t.to(tl.int64)
-        a_tile, ai_tile = _load(a, t * a_t + row * a_b + column * a_d, inside, COMPLEX, WIDE)
-        b_tile, bi_tile = _load(b, t * b_t + row * b_b + column * b_d, inside, COMPLEX, WIDE)
-        starts = tl.load(start + t * start_t + row * start_b, inside, other=0).to(tl.int32)
+        a_tile, ai_tile = _load(a, t * a_t + a_at, inside, COMPLEX, WIDE, ALIGN)
+        b_tile, bi_tile = _load(b, t * b_t + b_at, inside, COMPLEX, WIDE, ALIGN)
+        starts = _starts(start, when, there, start_t, start_b, when < T, J, R)
         # Steps past the end keep the state: what the last row of the last tile holds is the state after T steps.
         a_tile = tl.where(t < T, a_tile, 1.0)
         real, imag = _scan(starts, a_tile, ai_tile, b_tile, bi_tile, state, state_i, COMPLEX)
-        _store(y, t * N + channel, inside, real, imag, COMPLEX)
+        _store(y, t * N + channel, inside, real, imag, COMPLEX, ALIGN)
         state = _last(real, J)
         state_i = _last(imag, J) if COMPLEX else state
     _store(last, channel, here, state, state_i, COMPLEX)
@@ -115,39 +153,43 @@ def _forward(
 @triton.jit
 def _backward(
     a, h, start, y, d_y, d_last, d_a, d_b, d_h,
-    T, N, D, a_t, a_b, a_d, y_t, y_b, y_d, start_t, start_b,
-    J: tl.constexpr, C: tl.constexpr, STAGES: tl.constexpr, SUM: tl.constexpr, COMPLEX: tl.constexpr,
-    WIDE: tl.constexpr,
+    T, B, D, a_t, a_b, a_d, y_t, y_b, y_d, start_t, start_b,
+    J: tl.constexpr, R: tl.constexpr, C: tl.constexpr, STAGES: tl.constexpr, ALIGN: tl.constexpr, SUM: tl.constexpr,
+    COMPLEX: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Walk from the last step to the first: g[t] = d_y[t] + conj(a[t+1]) g[t+1], and 0 in place of g[t+1] at a start.
 
     With SUM, the gradient to `a` is added up over time, for an `a` that is the same at every step.
     """
-    channel = tl.program_id(0).to(tl.int64) * C + tl.arange(0, C)[None, :]
-    row, column, here = channel // D, channel % D, channel < N
+    row, column, here = _block(B, D, R, C)
+    row, column, here = row[None, :, :], column[None, :, :], here[None, :, :]
+    there = tl.minimum(row, B - 1)
+    zero = tl.zeros([1, 1, 1], tl.int64)
+    channel, N = row * D + column, (zero + B) * D
+    a_at, d_at = row * a_b + column * a_d, row * y_b + column * y_d
     if d_last is not None:
         g, gi = _load(d_last, channel, here, COMPLEX, WIDE)
     else:
-        g = tl.zeros([1, C], WIDE)
+        g = tl.zeros([1, R, C], WIDE)
         gi = g
     h_real, h_imag = _load(h, channel, here, COMPLEX, WIDE)
-    total = tl.zeros([1, C], WIDE)
+    total = tl.zeros([1, R, C], WIDE)
     total_i = total
     for first in tl.range(0, T, J, num_stages=STAGES):
-        t = T - 1 - first - tl.arange(0, J)[:, None]
+        when = (T - 1 - first) - tl.arange(0, J).to(tl.int64)
+        t = when[:, None, None]
         inside, follows, follows_h = (t >= 0) & here, (t >= 0) & (t < T - 1) & here, (t > 0) & here
-        t = t.to(tl.int64)
-        a_next, ai_next = _load(a, (t + 1) * a_t + row * a_b + column * a_d, follows, COMPLEX, WIDE)
-        starts_next = tl.load(start + (t + 1) * start_t + row * start_b, follows, other=0).to(tl.int32)
+        a_next, ai_next = _load(a, (t + 1) * a_t + a_at, follows, COMPLEX, WIDE, ALIGN)
         a_next = tl.where((t >= 0) & (t < T - 1), a_next, 1.0)
-        starts = tl.load(start + t * start_t + row * start_b, inside, other=0)
-        d_tile, di_tile = _load(d_y, t * y_t + row * y_b + column * y_d, inside, COMPLEX, WIDE)
+        d_tile, di_tile = _load(d_y, t * y_t + d_at, inside, COMPLEX, WIDE, ALIGN)
+        starts_next = _starts(start, when + 1, there, start_t, start_b, (when >= 0) & (when < T - 1), J, R)
         g_tile, gi_tile = _scan(starts_next, a_next, -ai_next, d_tile, di_tile, g, gi, COMPLEX)
-        _store(d_b, t * N + channel, inside, g_tile, gi_tile, COMPLEX)
+        _store(d_b, t * N + channel, inside, g_tile, gi_tile, COMPLEX, ALIGN)
         g = _last(g_tile, J)
         gi = _last(gi_tile, J) if COMPLEX else g
         if d_a is not None:
-            before, before_i = _load(y, (t - 1) * N + channel, follows_h, COMPLEX, WIDE)
+            starts = _starts(start, when, there, start_t, start_b, when >= 0, J, R)
+            before, before_i = _load(y, (t - 1) * N + channel, follows_h, COMPLEX, WIDE, ALIGN)
             before = tl.where(t == 0, h_real, before)
             if COMPLEX:
                 before_i = tl.where(t == 0, h_imag, before_i)
@@ -161,12 +203,12 @@ def _backward(
                 total += tl.sum(real, 0, keep_dims=True)
                 total_i += tl.sum(imag, 0, keep_dims=True)
             else:
-                _store(d_a, t * N + channel, inside, real, imag, COMPLEX)
+                _store(d_a, t * N + channel, inside, real, imag, COMPLEX, ALIGN)
     if SUM and d_a is not None:
         _store(d_a, channel, here, total, total_i, COMPLEX)
     if d_h is not None:
-        a_first, ai_first = _load(a, row * a_b + column * a_d, here, COMPLEX, WIDE)
-        forgets = tl.load(start + row * start_b, here, other=1) != 0
+        a_first, ai_first = _load(a, a_at, here, COMPLEX, WIDE)
+        forgets = tl.load(start + row * start_b, row < B, other=1) != 0
         if COMPLEX:
             real, imag = a_first * g + ai_first * gi, a_first * gi - ai_first * g
         else:
@@ -284,6 +326,9 @@ class Walk(NamedTuple):
     columns: int
     steps: int
     warps: int
+    single: bool = False
+    """Lanes own one column each, not as many as one load takes."""
+    stages: int = 1
 
 
 MANY = 1 << 17
@@ -296,8 +341,9 @@ def walk(steps: int, batch: int, width: int, size: int) -> Walk:
         lanes = 64 * max(1, 16 // size)
         columns = min(lanes, triton.next_power_of_2(width))
         return Walk(lanes // columns, columns, 1, 2)
-    channels = min(32, triton.next_power_of_2(batch * width))
-    return Walk(1, channels, min(64, triton.next_power_of_2(steps)), 4)
+    columns = min(32, triton.next_power_of_2(width))
+    rows = min(32 // columns, triton.next_power_of_2(batch))
+    return Walk(rows, columns, min(16, triton.next_power_of_2(steps)), 1, True)
 
 
 def forward(a_TBD: Tensor, b_TBD: Tensor, h_BD: Tensor, start_TB: Tensor) -> tuple[Tensor, Tensor]:
@@ -308,17 +354,16 @@ def forward(a_TBD: Tensor, b_TBD: Tensor, h_BD: Tensor, start_TB: Tensor) -> tup
         return y_TBD, last_BD
     steps, batch, width = b_TBD.shape
     kind = {"COMPLEX": b_TBD.is_complex(), "WIDE": _WIDE[widest(a_TBD, b_TBD, h_BD)]}
-    tensors = *map(_real, (a_TBD, b_TBD, h_BD)), start_TB.view(torch.uint8), _real(y_TBD), _real(last_BD)
+    tensors = *map(_plain, (a_TBD, b_TBD, h_BD)), start_TB.view(torch.uint8), _plain(y_TBD), _plain(last_BD)
     strides = *a_TBD.stride(), *b_TBD.stride(), *start_TB.stride()
     by = walk(steps, batch, width, b_TBD.element_size())
+    grid = (triton.cdiv(batch, by.rows) * triton.cdiv(width, by.columns),)
+    block = {"R": by.rows, "C": by.columns, "num_warps": by.warps}
+    tile = {"STAGES": by.stages, "ALIGN": b_TBD.element_size() if by.single else 0}
     if by.steps == 1:
-        grid = (triton.cdiv(batch, by.rows) * triton.cdiv(width, by.columns),)
-        block = {"R": by.rows, "C": by.columns, "num_warps": by.warps}
         _forward_steps[grid](*tensors, steps, batch, width, *strides, **block, **kind)
     else:
-        grid = (triton.cdiv(batch * width, by.columns),)
-        block = {"J": by.steps, "C": by.columns, "num_warps": by.warps, "STAGES": 1}
-        _forward[grid](*tensors, steps, batch * width, width, *strides, **block, **kind)
+        _forward[grid](*tensors, steps, batch, width, *strides, J=by.steps, **tile, **block, **kind)
     return y_TBD, last_BD
 
 
@@ -347,25 +392,27 @@ def backward(
     if h_BD.numel():
         each_a = a_TBD.expand(y_TBD.shape)
         kind = {"SUM": constant, "COMPLEX": y_TBD.is_complex(), "WIDE": _WIDE[widest(a_TBD, y_TBD, h_BD)]}
-        given = *map(_real, (each_a, h_BD)), start_TB.view(torch.uint8), *map(_real, (y_TBD, d_y_TBD, d_last_BD))
-        tensors = *given, *map(_real, (d_a, d_b_TBD, d_h_BD))
+        given = *map(_plain, (each_a, h_BD)), start_TB.view(torch.uint8), *map(_plain, (y_TBD, d_y_TBD, d_last_BD))
+        tensors = *given, *map(_plain, (d_a, d_b_TBD, d_h_BD))
         strides = *each_a.stride(), *d_y_TBD.stride(), *start_TB.stride()
         by = walk(steps, batch, width, y_TBD.element_size())
+        grid = (triton.cdiv(batch, by.rows) * triton.cdiv(width, by.columns),)
+        block = {"R": by.rows, "C": by.columns, "num_warps": by.warps}
+        tile = {"STAGES": by.stages, "ALIGN": y_TBD.element_size() if by.single else 0}
         if by.steps == 1:
-            grid = (triton.cdiv(batch, by.rows) * triton.cdiv(width, by.columns),)
-            block = {"R": by.rows, "C": by.columns, "num_warps": by.warps}
             _backward_steps[grid](*tensors, steps, batch, width, *strides, **block, **kind)
         else:
-            grid = (triton.cdiv(batch * width, by.columns),)
-            block = {"J": by.steps, "C": by.columns, "num_warps": by.warps, "STAGES": 1}
-            _backward[grid](*tensors, steps, batch * width, width, *strides, **block, **kind)
+            _backward[grid](*tensors, steps, batch, width, *strides, J=by.steps, **tile, **block, **kind)
     if d_a is not None:
         d_a = d_a.sum_to_size(a_TBD.shape).to(a_TBD.dtype)
     return d_a, d_b_TBD, d_h_BD
 
 
-def _real(x: Tensor | None) -> Tensor | None:
-    return torch.view_as_real(x) if x is not None and x.is_complex() else x
+def _plain(x: Tensor | None) -> Tensor | None:
+    """Return complex numbers as Triton takes them: two of 32 bits as one of 64, of 64 bits as pairs."""
+    if x is None or not x.is_complex():
+        return x
+    return x.view(torch.int64) if x.dtype == torch.complex64 else torch.view_as_real(x)
 
 
 _WIDE = {

@@ -8,6 +8,7 @@ Shapes: T time, B rows, H inputs and hidden units, G gates.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -111,23 +112,23 @@ def case(size: Size, device: torch.device) -> Case:
 
     def check() -> None:
         rows = min(CHECKED, batch)
-        for want in [definition(rows)]:
-            for backend in backends:
-                got = _with_precision(precision, lambda backend=backend: ours(backend, rows))()
-                for what, one, other in zip(("y", "d_x", "d_weight", "d_bias", "d_recurrent"), got, want, strict=False):
-                    error = ((one - other).abs().max() / other.abs().max()).item()
-                    if not error < TOLERANCE[precision]:
-                        raise AssertionError(f"rnn: {backend}: {what} of {size} differs by {error:.1e} of the largest")
+        want = definition(rows)
+        for backend in backends:
+            got = _with_precision(precision, partial(ours, backend, rows))()
+            for what, one, other in zip(("y", "d_x", "d_weight", "d_bias", "d_recurrent"), got, want, strict=False):
+                error = ((one - other).abs().max() / other.abs().max()).item()
+                if not error < TOLERANCE[precision]:
+                    raise AssertionError(f"rnn: {backend}: {what} of {size} differs by {error:.1e} of the largest")
 
     peers = {}
     if cell in THEIRS:
         peers["torch.nn, no resets"] = _with_precision(precision, _theirs(THEIRS[cell], leaves, d_y_TBH))
     if width <= TUNED and not rnn.OP.refusal("torchrl", x_TBH, cell=cell):
-        peers["torchrl"] = _with_precision(precision, lambda: ours("torchrl"))
+        peers["torchrl"] = _with_precision(precision, partial(ours, "torchrl"))
     return Case(
         "rnn",
         f"{cell} forward and backward, H={width} B={batch} T={time}, {precision}",
-        {backend: _with_precision(precision, lambda backend=backend: ours(backend)) for backend in backends},
+        {backend: _with_precision(precision, partial(ours, backend)) for backend in backends},
         check,
         peers,
         bytes=4 * x_TBH.numel() * x_TBH.element_size(),  # x and its gradient, y and its gradient

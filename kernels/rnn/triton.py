@@ -20,11 +20,9 @@ import torch
 from torch import Tensor
 
 from ..backend import interpreted
+from .plan import Plan, plan
 from .triton_backward import rnn_backward_kernel
 from .triton_forward import rnn_forward_kernel
-
-EARLY = True
-
 
 RECOMPUTES = True
 
@@ -47,28 +45,6 @@ class Cell(NamedTuple):
 
 
 CELLS = {"elman": Cell(1, 1, 1, 0), "gru": Cell(3, 4, 1, 0), "lstm": Cell(4, 4, 2, 1), "slstm": Cell(4, 4, 4, 3)}
-
-
-class Plan(NamedTuple):
-    """How a launch cuts its work."""
-
-    rows: int
-    units: int
-    keys: int
-    """Units of the step before that are taken at a time."""
-    warps: int
-    stages: int
-
-
-def plan_forward(cell: str, batch: int, heads: int, units: int, dtype: torch.dtype, precision: str) -> Plan:
-    """Return the plan of the forward."""
-    padded = max(16, 1 << (units - 1).bit_length())
-    if not torch.cuda.is_available():
-        return Plan(16, padded, 16, 4, 3)
-    return Plan(16 if batch < 1024 else 64, min(64, padded), min(64, padded), 4, 3)
-
-
-plan_backward = plan_forward
 
 
 def forward(
@@ -100,10 +76,10 @@ def forward(
         part[0] = first
     last_SBH = torch.empty_like(state_SBH)
     weight_NGKK = recurrent_GNKK.transpose(0, 1).contiguous()
-    plan = plan_forward(cell, batch, heads, units, x_TBD.dtype, precision)
+    cut = plan(True, batch, heads, units, x_TBD.element_size(), x_TBD.device)
     tensors = (buffer, y_TBH, saved, weight_NGKK, bias_CH, start_TB, state_SBH, last_SBH)
-    options = {"CELL": cell, "SAVE": save, "PRECISION": precision, "EARLY": EARLY}
-    _launch(rnn_forward_kernel, plan, tensors, recurrent_GNKK, start_TB, **options)
+    options = {"CELL": cell, "SAVE": save, "PRECISION": precision}
+    _launch(rnn_forward_kernel, cut, tensors, recurrent_GNKK, start_TB, **options)
     return y_TBH, last_SBH, buffer, saved
 
 
@@ -128,9 +104,9 @@ def backward(
     (time, batch, width), (gates, heads, units, _) = x_TBD.shape, recurrent_GNKK.shape
     d_first_SBH = torch.empty_like(d_last_SBH)
     weight_NKGK = recurrent_GNKK.permute(1, 3, 0, 2).contiguous()
-    plan = plan_backward(cell, batch, heads, units, x_TBD.dtype, precision)
+    cut = plan(False, batch, heads, units, x_TBD.element_size(), x_TBD.device)
     tensors = (buffer, y_TBH, saved, weight_NKGK, start_TB, d_y_TBH, d_last_SBH, d_first_SBH)
-    _launch(rnn_backward_kernel, plan, tensors, recurrent_GNKK, start_TB, CELL=cell, PRECISION=precision)
+    _launch(rnn_backward_kernel, cut, tensors, recurrent_GNKK, start_TB, CELL=cell, PRECISION=precision)
 
     d_rows = buffer.view(time * batch, -1)
     d_bias = d_rows.sum(0, dtype=torch.float32)
@@ -157,21 +133,22 @@ def _mm(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _launch(
-    kernel: Any, plan: Plan, tensors: tuple[Tensor, ...], recurrent_GNKK: Tensor, start_TB: Tensor, **options: Any
+    kernel: Any, cut: Plan, tensors: tuple[Tensor, ...], recurrent_GNKK: Tensor, start_TB: Tensor, **options: Any
 ) -> None:
     (_, heads, units, _), (time, batch) = recurrent_GNKK.shape, start_TB.shape
-    splits, blocks = -(-units // plan.units), -(-batch // plan.rows)
+    splits, groups = -(-units // cut.units), -(-batch // cut.rows) * heads
     options |= {"HEADS": heads, "UNITS": units, "SPLITS": splits}
-    options |= {"BLOCK_B": plan.rows, "BLOCK_U": plan.units, "BLOCK_K": plan.keys}
-    options |= {"num_warps": plan.warps, "num_stages": plan.stages}
-    counters = start_TB.new_zeros(blocks * heads if splits > 1 else 1, dtype=torch.int32)
-    at_once = blocks
+    options |= {"BLOCK_B": cut.rows, "BLOCK_U": cut.units, "BLOCK_K": cut.keys, "EARLY": cut.early}
+    options |= {"num_warps": cut.warps, "num_stages": cut.stages}
+    counters, at_once = start_TB, groups
     if splits > 1:
-        # Programs that wait for each other must all be running: as many blocks of rows at once as the device holds.
+        # Programs that wait for each other must all be running: as many groups at once as the device holds. A counter
+        # has 128 bytes to itself, so that those who look at it do not disturb others.
         options["launch_cooperative_grid"] = True
-        at_once = _held(kernel, (*tensors, counters), start_TB.device, tuple(options.items())) // (splits * heads)
-    for first in range(0, blocks, at_once):
-        grid = (splits, heads, min(at_once, blocks - first))
+        counters = start_TB.new_zeros(groups * 32, dtype=torch.int32)
+        at_once = _held(kernel, (*tensors, counters), start_TB.device, tuple(options.items())) // splits
+    for first in range(0, groups, at_once):
+        grid = (splits * min(at_once, groups - first),)
         kernel[grid](*tensors, counters, time, batch, first, **options)
 
 
@@ -186,7 +163,7 @@ def _held(kernel: Any, tensors: tuple[Tensor, ...], device: torch.device, option
         made._init_handles()
         has = torch.cuda.get_device_properties(device)
         threads = made.metadata.num_warps * 32
-        by_registers = has.regs_per_multiprocessor // (threads * (-(-made.n_regs // 8) * 8))
+        by_registers = getattr(has, "regs_per_multiprocessor", 65536) // (threads * (-(-made.n_regs // 8) * 8))
         by_memory = has.shared_memory_per_multiprocessor // (made.metadata.shared + 1024)
         by_threads = has.max_threads_per_multi_processor // threads
         HELD[name] = has.multi_processor_count * min(by_registers, by_memory, by_threads)
@@ -263,7 +240,7 @@ def _run(
     bias_CH = bias.float().view(CELLS[cell].columns, -1).contiguous()
     state_SBH = torch.stack([part.float() for part in states])
     start_TB = start_TB.contiguous().view(torch.uint8)
-    y_TBH, last_SBH = _RNN.apply(  # type: ignore[no-untyped-call]
+    y_TBH, last_SBH = _RNN.apply(
         cell, recompute, start_TB, x_TBD.to(dtype), input_weight.to(dtype), bias_CH, recurrent_GNKK.to(dtype), state_SBH
     )
     return y_TBH, *(part.to(first.dtype) for part, first in zip(last_SBH.unbind(), states, strict=True))
@@ -317,8 +294,10 @@ def slstm(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Run the kernels; see `mnemic.kernels.rnn.slstm`."""
     states = (hidden_BH, cell_BH, normaliser_BH, stabiliser_BH)
-    y_TBH, *states = _run("slstm", x_TBD, input_weight, bias, recurrent_GNKK, start_TB, states, recompute)
-    return y_TBH, *states
+    y_TBH, hidden_BH, cell_BH, normaliser_BH, stabiliser_BH = _run(
+        "slstm", x_TBD, input_weight, bias, recurrent_GNKK, start_TB, states, recompute
+    )
+    return y_TBH, hidden_BH, cell_BH, normaliser_BH, stabiliser_BH
 
 
 def elman(

@@ -14,15 +14,20 @@ SHAPES = [(1, 1, 1), (7, 3, 5), (33, 2, 1), (4, 2, 18)]
 NAMES = ["y", "last", "d_a", "d_b", "d_h"]
 
 
-@pytest.fixture(params=["triton few", "triton many", "loop", "reference"])
+@pytest.fixture(params=["triton step", "triton row", "triton tile", "loop", "reference"])
 def backend(request: Any, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Every backend; Triton walks in two ways, by the number of channels, and both are tried at small sizes."""
+    """Every backend; Triton walks in several ways, by the sizes, and all are tried at small ones."""
     name, *walk = request.param.split()
     if name == "loop" and DEVICE != "cpu":
         pytest.skip("runs on a CPU only")
     if walk:
         triton = pytest.importorskip("mnemic.kernels.linear_scan.triton")
-        monkeypatch.setattr(triton, "MANY", {"few": 1 << 40, "many": 0}[walk[0]])
+        made = {
+            "step": triton.Walk(rows=2, columns=4, steps=1, warps=1),
+            "row": triton.Walk(rows=1, columns=8, steps=4, warps=1, single=True),
+            "tile": triton.Walk(rows=2, columns=4, steps=8, warps=1),
+        }
+        monkeypatch.setattr(triton, "walk", lambda *sizes: made[walk[0]])
     return str(name)
 
 

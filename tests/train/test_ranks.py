@@ -57,6 +57,7 @@ def torchrun(ranks, *argv, **more):
 def said_by(process):
     """What mnemic has said, on stdout and on stderr, without torchrun's own words; and the exit code."""
     out, err = process.communicate(timeout=120)
+    print(err)  # shown where a test fails
     return out, [line for line in err.splitlines() if line.startswith("mnemic: ")], process.returncode
 
 
@@ -252,7 +253,7 @@ def test_slow_ranks_are_cut_off_and_a_rank_that_fails_takes_all_down_with_one_li
 def test_gpus_learn_together(tmp_path, close, ranks):
     if torch.cuda.device_count() < ranks:
         pytest.skip(f"needs {ranks} GPUs")
-    given = ["--steps", 6 * STEPS, "--device", "cuda", *TINY]
+    given = ["--steps", 6 * STEPS, "--device", "cuda", "--precision", "float32", *TINY]
     assert main(["train", "--run", str(tmp_path / "alone"), *map(str, given)]) == 0
     assert run(ranks, "train", "--run", tmp_path / "ranks", *given)[1:] == ([], 0)
     weights, found = (state_of(tmp_path / name / "checkpoints" / str(STEPS))[1] for name in ("alone", "ranks"))
@@ -386,3 +387,15 @@ def test_rows_of_a_part_are_those_of_the_whole():
     env = make_env("endless-tmaze", sampling="uniform")
     whole = env.build(12, 3).reset()[1].obs
     assert torch.equal(env.build_part(range(8, 12), 3).reset()[1].obs, whole[8:])
+
+
+def test_a_rank_that_is_killed_leaves_good_checkpoints_and_one_line(tmp_path):
+    path = tmp_path / "run"
+    with torchrun(2, "train", "--run", path, "--steps", 10**7, *TINY, "--checkpoint-seconds", "1000") as process:
+        until(lambda: lines(path) > 1, process)
+        os.kill(workers_of(process)[1], signal.SIGKILL)
+        _, complaints, code = said_by(process)
+    assert code != 0
+    assert len(complaints) == 1
+    for words in ("a rank could not ", "another has ended", "the last good checkpoint is ", "checkpoints/0"):
+        assert words in complaints[0]
