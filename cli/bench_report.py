@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table as RichTable
 from rich.text import Text
 
 from .names import choose
@@ -162,7 +161,7 @@ class Table:
 
 
 def tables(report: Report) -> list[Table]:
-    """Return the tables of a report: one for each kernel, or one.
+    """Return the tables of a report: one for each kernel, or one. Columns in which nothing stands are left out.
 
     Raises:
         ValueError: a report of something else.
@@ -173,15 +172,19 @@ def tables(report: Report) -> list[Table]:
     for row in report.rows:
         title = row["op"] if report.what == "kernels" else row.get("setting", "")
         groups.setdefault(title, []).append(row)
-    return [
-        Table(
-            title,
-            [name for name, _ in found],
-            [[cell(row) for _, cell in found] for row in rows],
-            [_failure(row) for row in rows if "failure" in row],
+    made = []
+    for title, rows in groups.items():
+        lines = [[cell(row) for _, cell in found] for row in rows]
+        kept = [place for place in range(len(found)) if any(line[place] for line in lines)]
+        made.append(
+            Table(
+                title,
+                [found[place][0] for place in kept],
+                [[line[place] for place in kept] for line in lines],
+                [_failure(row) for row in rows if "failure" in row],
+            )
         )
-        for title, rows in groups.items()
-    ]
+    return made
 
 
 def _failure(row: Row) -> str:
@@ -190,18 +193,32 @@ def _failure(row: Row) -> str:
 
 
 def show(report: Report) -> None:
-    """Print a report."""
+    """Print a report. What many rows have in common, the size of a kernel, stands once above them."""
     console = Console(highlight=False)
     console.print(Text(f"{report.what}: {report.about}", style="bold"))
     for table in tables(report):
-        drawn = RichTable(title=table.title or None, title_justify="left")
-        for place, name in enumerate(table.header):
-            drawn.add_column(name, justify="left" if place == 0 or not name else "right", overflow="fold")
-        for line in table.lines:
-            drawn.add_row(*map(Text, line))
-        console.print(drawn)
+        if table.title:
+            console.print(Text(f"\n{table.title}", style="bold"))
+        above = report.what == "kernels"
+        header, lines = table.header[above:], [line[above:] for line in table.lines]
+        widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
+        console.print(Text(_aligned(header, widths), style="dim"), soft_wrap=True)
+        last = ""
+        for line, cells in zip(table.lines, lines, strict=True):
+            if above and line[0] != last:
+                console.print(Text(line[0]), soft_wrap=True)
+            last = line[0]
+            console.print(Text(_aligned(cells, widths)), soft_wrap=True)
         for failure in table.failures:
-            console.print(Text(failure), soft_wrap=True)
+            console.print(Text(failure, style="red"), soft_wrap=True)
+
+
+def _aligned(cells: list[str], widths: list[int]) -> str:
+    first, *others = (
+        cell.rjust(width) if place else cell.ljust(width)
+        for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    )
+    return "  " + "  ".join([first, *others]).rstrip()
 
 
 def markdown(report: Report) -> str:
