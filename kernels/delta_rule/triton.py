@@ -31,9 +31,15 @@ FORGETS = tl.constexpr(-80.0)
 
 
 @triton.jit
-def _since(sum_l, forgets_l, sum_r, forgets_r):
-    """Join sums that begin anew at each reset."""
-    return tl.where(forgets_r != 0, sum_r, sum_l + sum_r), forgets_l | forgets_r
+def _finite(x):
+    """Put 0 for what is not finite, or too large for a sum of products."""
+    return tl.where(tl.abs(x) < HUGE, x, 0.0)
+
+
+@triton.jit
+def _sound(x_CD):
+    """Say which rows are finite."""
+    return tl.sum(tl.abs(x_CD.to(tl.float32)), 1) < float("inf")
 
 
 @triton.jit
@@ -48,13 +54,13 @@ def _decays(start_ptr, decay_ptr, steps, start_stride, decay_stride, DECAY: tl.c
         log_C = tl.load(decay_ptr + step_C * decay_stride, mask=inside_C, other=0).to(tl.float32)
         forgets_C = forgets_C | (log_C < FORGETS)
         sound_C = forgets_C | (tl.abs(log_C) < float("inf"))
-        log_C = tl.where(forgets_C | (tl.abs(log_C) == float("inf")) | (log_C != log_C), 0.0, log_C)
+        log_C = tl.where(forgets_C, 0.0, _finite(log_C))
     trial_C = tl.cumsum(forgets_C.to(tl.int32), 0)
     seen_CJ = (trial_C[:, None] == trial_C[None, :]) & (step_C[:, None] >= step_C[None, :])
     # Sums begin anew at each reset, so that not even their rounding depends on what was forgotten.
     total_C = log_C
     if DECAY:
-        total_C, _ = tl.associative_scan((log_C, forgets_C.to(tl.int32)), 0, _since)
+        total_C = tl.sum(tl.where(seen_CJ, log_C[None, :], 0.0), 1)
     pair_CJ = tl.exp(tl.where(seen_CJ, total_C[:, None] - total_C[None, :], float("-inf")))
     carry_C = tl.exp(tl.where(trial_C == 0, total_C, float("-inf")))
     ends = tl.sum(tl.where(step_C == C - 1, total_C, 0.0), 0)
@@ -74,7 +80,7 @@ def _inverse(A_CJ, C: tl.constexpr, LEVELS: tl.constexpr, INVERSE: tl.constexpr,
     # No product of what is kept is infinite: a memory that explodes must not reach what comes after a reset.
     LIMIT: tl.constexpr = 6e4 if INVERSE.primitive_bitwidth == 16 else HUGE
     step_C = tl.arange(0, C)
-    A_CJ = tl.clamp(A_CJ, -LIMIT, LIMIT)
+    A_CJ = tl.where(tl.abs(A_CJ) < LIMIT, A_CJ, 0.0)
     pairs_CJ = (step_C[:, None] >> 1) == (step_C[None, :] >> 1)
     inverse_CJ = tl.where(step_C[:, None] == step_C[None, :], 1.0, 0.0) - tl.where(pairs_CJ, A_CJ, 0.0)
     for level in tl.static_range(1, LEVELS):
@@ -82,9 +88,9 @@ def _inverse(A_CJ, C: tl.constexpr, LEVELS: tl.constexpr, INVERSE: tl.constexpr,
         far_CJ = (step_C[:, None] >> level) != (step_C[None, :] >> level)
         joint_CJ = tl.where(near_CJ & far_CJ, A_CJ, 0.0).to(INVERSE)
         joint_CJ = tl.dot(joint_CJ, inverse_CJ.to(INVERSE), input_precision=PRECISION)
-        joint_CJ = tl.clamp(joint_CJ, -LIMIT, LIMIT).to(INVERSE)
+        joint_CJ = tl.where(tl.abs(joint_CJ) < LIMIT, joint_CJ, 0.0).to(INVERSE)
         joint_CJ = tl.dot(inverse_CJ.to(INVERSE), joint_CJ, input_precision=PRECISION)
-        inverse_CJ = tl.clamp(inverse_CJ - joint_CJ, -LIMIT, LIMIT)
+        inverse_CJ -= tl.where(tl.abs(joint_CJ) < LIMIT, joint_CJ, 0.0)
     return inverse_CJ
 
 
@@ -103,12 +109,6 @@ def _store(ptr, stride, steps, column_D, x_CD, WIDTH: tl.constexpr, C: tl.conste
     inside_CD = (step_C[:, None] < steps) & (column_D[None, :] < WIDTH)
     x_CD = x_CD.to(ptr.dtype.element_ty)
     tl.store(ptr + (step_C.to(INDEX)[:, None] * stride + column_D[None, :]), x_CD, mask=inside_CD)
-
-
-@triton.jit
-def _sound(x_CD):
-    """Say which rows are finite."""
-    return tl.sum(tl.abs(x_CD.to(tl.float32)), 1) < float("inf")
 
 
 @triton.jit
@@ -132,6 +132,8 @@ def _forward_kernel(
     held_KV = (k_K[:, None] < K) & (v_V[None, :] < V)
     heads = rows.to(tl.int64) * H
     state_KV = tl.load(state_ptr + head * K * V + cell_KV, mask=held_KV, other=0).to(tl.float32)
+    whole = (tl.max(tl.sum(tl.abs(state_KV), 1), 0) < float("inf")).to(tl.int32)
+    state_KV = tl.where(whole != 0, state_KV, 0.0)
     for start in tl.range(0, steps, C, disable_licm=True):
         first = tl.cast(start, tl.int64)
         left = steps - start
@@ -142,44 +144,41 @@ def _forward_kernel(
         query_CK = _load(query_ptr + first * query_t, query_t, left, k_K, K, C, INDEX).to(COMPUTE)
         value_CV = _load(value_ptr + first * value_t, value_t, left, v_V, V, C, INDEX)
         gate = first * heads + head
-        seen_CJ, pair_CJ, carried_C, carry_C, tail_C, kept, keep, forgets_C, sound_C = _decays(
+        seen_CJ, pair_CJ, carried_C, carry_C, tail_C, kept, keep, _forgets_C, sound_C = _decays(
             start_ptr + first * rows + b, decay_ptr + gate, left, rows, rows * H, DECAY, C
         )
-        sound_C = sound_C & _sound(key_CK)
+        sound_C = sound_C & _sound(key_CK) & _sound(value_CV)
         if DELTA:
             beta_C = tl.load(beta_ptr + gate + step_C * (rows * H), mask=step_C < left, other=0).to(tl.float32)
             sound_C = sound_C & (tl.abs(beta_C) < float("inf"))
-            beta_C = tl.where(sound_C, beta_C, 0.0)
+            beta_C = _finite(beta_C)
         key_CK = tl.where(sound_C[:, None], key_CK, 0.0)
+        write_CV = tl.where(sound_C[:, None], value_CV, 0.0)
         memory_KV = state_KV.to(COMPUTE)
         if DELTA:
             lower_CJ = seen_CJ & (step_C[:, None] > step_C[None, :])
             A_CJ = tl.dot(key_CK, tl.trans(key_CK), input_precision=PRECISION)
             A_CJ = tl.where(lower_CJ, beta_C[:, None] * pair_CJ * A_CJ, 0.0)
-            known_CV = carry_C[:, None] * tl.dot(key_CK, memory_KV, input_precision=PRECISION)
-            write_CV = beta_C[:, None] * (value_CV.to(tl.float32) - tl.where(carried_C[:, None], known_CV, 0.0))
-        else:
-            write_CV = value_CV.to(tl.float32)
-        sound_C = sound_C & _sound(write_CV)
-        write_CV = tl.where(sound_C[:, None], write_CV, 0.0)
-        if DELTA:
             inverse_CJ = _inverse(A_CJ, C, LEVELS, INVERSE, PRECISION).to(COMPUTE)
-            write_CV = tl.clamp(write_CV, -HUGE, HUGE).to(COMPUTE)
-            write_CV = tl.dot(inverse_CJ, write_CV, input_precision=PRECISION)
+            known_CV = carry_C[:, None] * tl.dot(key_CK, memory_KV, input_precision=PRECISION)
+            write_CV = beta_C[:, None] * (write_CV.to(tl.float32) - tl.where(carried_C[:, None], known_CV, 0.0))
+            write_CV = tl.dot(inverse_CJ, _finite(write_CV).to(COMPUTE), input_precision=PRECISION)
         write_CV = write_CV.to(COMPUTE)
         attend_CJ = pair_CJ * tl.dot(query_CK, tl.trans(key_CK), input_precision=PRECISION)
         attend_CJ = tl.where(seen_CJ, attend_CJ, 0.0).to(COMPUTE)
         recalled_CV = carry_C[:, None] * tl.dot(query_CK, memory_KV, input_precision=PRECISION)
         y_CV = tl.where(carried_C[:, None], recalled_CV, 0.0)
         y_CV += tl.dot(attend_CJ, write_CV, input_precision=PRECISION)
-        broken_C = tl.where(sound_C, 0.0, float("nan"))
-        broken_C, _ = tl.associative_scan((broken_C, forgets_C.to(tl.int32)), 0, _since)
-        y_CV += broken_C[:, None]
+        if whole * tl.min(sound_C.to(tl.int32), 0) == 0:
+            broken_C = tl.where(sound_C & ((whole != 0) | (carried_C == 0)), 0, 1)
+            broken_C = tl.sum(tl.where(seen_CJ, broken_C[None, :], 0), 1)
+            y_CV = tl.where(broken_C[:, None] > 0, float("nan"), y_CV)
+            whole = (tl.sum(tl.where(step_C == C - 1, broken_C, 0), 0) == 0).to(tl.int32)
         _store(y_ptr + gate * V, rows * (H * V), left, v_V, y_CV, V, C, INDEX)
-        state_KV = tl.where(kept, keep * state_KV, 0.0)
         faded_CK = (tail_C[:, None] * key_CK.to(tl.float32)).to(COMPUTE)
+        state_KV = tl.where(kept, keep * state_KV, 0.0)
         state_KV += tl.dot(tl.trans(faded_CK), write_CV, input_precision=PRECISION)
-        state_KV += tl.sum(tl.where(step_C == C - 1, broken_C, 0.0), 0)
+    state_KV = tl.where(whole != 0, state_KV, float("nan"))
     tl.store(last_ptr + head * K * V + cell_KV, state_KV.to(last_ptr.dtype.element_ty), mask=held_KV)
 
 
@@ -252,38 +251,32 @@ def _backward_kernel(
             chunk = ((first // C - 1) * heads + head) * K * V
             memory_KV = tl.load(chunks_ptr + chunk + cell_KV, mask=held_KV, other=0).to(COMPUTE)
         else:
-            memory_KV = tl.load(state_ptr + head * K * V + cell_KV, mask=held_KV, other=0).to(COMPUTE)
+            memory_KV = tl.load(state_ptr + head * K * V + cell_KV, mask=held_KV, other=0).to(tl.float32)
+            memory_KV = _finite(memory_KV).to(COMPUTE)
         key_CK = _load(key_ptr + first * key_t, key_t, left, k_K, K, C, INDEX).to(COMPUTE)
         query_CK = _load(query_ptr + first * query_t, query_t, left, k_K, K, C, INDEX).to(COMPUTE)
         value_CV = _load(value_ptr + first * value_t, value_t, left, v_V, V, C, INDEX)
         gate = first * heads + head
         dy_CV = _load(dy_ptr + gate * V, rows * (H * V), left, v_V, V, C, INDEX).to(COMPUTE)
-        seen_CJ, pair_CJ, carried_C, carry_C, tail_C, kept, keep, forgets_C, sound_C = _decays(
+        seen_CJ, pair_CJ, carried_C, carry_C, tail_C, kept, keep, forgets_C, _sound_C = _decays(
             start_ptr + first * rows + b, decay_ptr + gate, left, rows, rows * H, DECAY, C
         )
-        sound_C = sound_C & _sound(key_CK)
-        if DELTA:
-            beta_C = tl.load(beta_ptr + gate + step_C * (rows * H), mask=step_C < left, other=0).to(tl.float32)
-            sound_C = sound_C & (tl.abs(beta_C) < float("inf"))
-            beta_C = tl.where(sound_C, beta_C, 0.0)
-        key_CK = tl.where(sound_C[:, None], key_CK, 0.0)
+        key_CK = tl.where(_sound(key_CK)[:, None], key_CK, 0.0)
         query_CK = tl.where(_sound(query_CK)[:, None], query_CK, 0.0)
 
         # What the forward pass had.
+        write_CV = tl.where(_sound(value_CV)[:, None], value_CV, 0.0).to(tl.float32)
         if DELTA:
+            beta_C = tl.load(beta_ptr + gate + step_C * (rows * H), mask=step_C < left, other=0).to(tl.float32)
+            beta_C = _finite(beta_C)
             lower_CJ = seen_CJ & (step_C[:, None] > step_C[None, :])
             alike_CJ = tl.dot(key_CK, tl.trans(key_CK), input_precision=PRECISION)
             alike_CJ = tl.where(lower_CJ, pair_CJ * alike_CJ, 0.0)
+            inverse_CJ = _inverse(beta_C[:, None] * alike_CJ, C, LEVELS, INVERSE, PRECISION).to(COMPUTE)
             known_CV = carry_C[:, None] * tl.dot(key_CK, memory_KV, input_precision=PRECISION)
             known_CV = tl.where(carried_C[:, None], known_CV, 0.0)
-            news_CV = value_CV.to(tl.float32) - known_CV
-            write_CV = beta_C[:, None] * news_CV
-        else:
-            write_CV = value_CV.to(tl.float32)
-        write_CV = tl.where((sound_C & _sound(write_CV))[:, None], write_CV, 0.0)
-        if DELTA:
-            inverse_CJ = _inverse(beta_C[:, None] * alike_CJ, C, LEVELS, INVERSE, PRECISION).to(COMPUTE)
-            write_CV = tl.clamp(write_CV, -HUGE, HUGE).to(COMPUTE)
+            news_CV = write_CV - known_CV
+            write_CV = _finite(beta_C[:, None] * news_CV).to(COMPUTE)
             write_CV = tl.dot(inverse_CJ, write_CV, input_precision=PRECISION)
         write_CV = write_CV.to(COMPUTE)
         attend_CJ = pair_CJ * tl.dot(query_CK, tl.trans(key_CK), input_precision=PRECISION)
@@ -352,7 +345,7 @@ def _tiles(key: int, value: int, backward: bool) -> Tiles:
     """Choose by size, without trying."""
     widest = max(key, value)
     if backward:
-        return Tiles(32, value, 8 if widest > 64 else 4)
+        return Tiles(32, min(value, 128), 8 if widest > 64 else 4)
     return Tiles(32, min(value, 64), 4)
 
 
