@@ -21,29 +21,6 @@ from .loop import refuse_second_derivative
 
 
 @triton.jit
-def _ahead(given, start, at, row, t0, T, batch, g_t, g_g, inside, STEPS: tl.constexpr, TYPE: tl.constexpr):
-    """Load what a forward takes at the steps from t0 on: three gates and the start flag of each."""
-    found = ()
-    for s in tl.static_range(STEPS):
-        t = tl.cast(t0 + s, tl.int64)
-        here = inside & (t < T)
-        z, r, n = cells.load_gates(given + t * g_t, at, g_g, here, TYPE)
-        found = found + (z, r, n, tl.load(start + t * batch + row, here, 0) != 0)  # type: ignore[assignment]  # noqa: RUF005
-    return found
-
-
-@triton.jit
-def _numbers(of, lane, t0, shift, T, every, inside, STEPS: tl.constexpr, TYPE: tl.constexpr):
-    """Load one number of a lane at each of the steps from t0 on, or of as many steps before as `shift`."""
-    found = ()
-    for s in tl.static_range(STEPS):
-        t = tl.cast(t0 + s, tl.int64)
-        number = tl.load(of + (t - shift) * every + lane, inside & (t < T) & (t >= shift), 0).to(TYPE)
-        found = found + (number,)  # type: ignore[assignment]  # noqa: RUF005
-    return found
-
-
-@triton.jit
 def _gru_forward(
     given, bias, recurrent, hidden, start, y, last,
     T, batch, units, per_head, g_t, g_b, g_n, g_g,
@@ -52,17 +29,26 @@ def _gru_forward(
     lane, inside, row, unit, at = cells.lanes(batch, units, per_head, g_b, g_n, LANES)
     b_z, b_r, b_n = cells.load_vectors(bias, unit, units, inside, TYPE)
     a_z, a_r, a_n = cells.load_vectors(recurrent, unit, units, inside, TYPE)
+    every = tl.cast(batch, tl.int64) * units
     h = tl.load(hidden + lane, inside, 0).to(TYPE)
-    coming = _ahead(given, start, at, row, 0, T, batch, g_t, g_g, inside, STEPS, TYPE)
+    next_z = cells.load_steps(given, at, 0, T, g_t, inside, STEPS)
+    next_r = cells.load_steps(given + g_g, at, 0, T, g_t, inside, STEPS)
+    next_n = cells.load_steps(given + 2 * g_g, at, 0, T, g_t, inside, STEPS)
+    next_start = cells.load_steps(start, row, 0, T, batch, inside, STEPS)
     for t0 in range(0, T, STEPS):
-        now = coming
-        coming = _ahead(given, start, at, row, t0 + STEPS, T, batch, g_t, g_g, inside, STEPS, TYPE)
+        z_in, r_in = cells.columns(next_z, LANES, STEPS), cells.columns(next_r, LANES, STEPS)
+        n_in, starts = cells.columns(next_n, LANES, STEPS), cells.columns(next_start, LANES, STEPS)
+        next_z = cells.load_steps(given, at, t0 + STEPS, T, g_t, inside, STEPS)
+        next_r = cells.load_steps(given + g_g, at, t0 + STEPS, T, g_t, inside, STEPS)
+        next_n = cells.load_steps(given + 2 * g_g, at, t0 + STEPS, T, g_t, inside, STEPS)
+        next_start = cells.load_steps(start, row, t0 + STEPS, T, batch, inside, STEPS)
         for s in tl.static_range(STEPS):
             t = tl.cast(t0 + s, tl.int64)
-            h = tl.where(now[4 * s + 3], 0.0, h)
-            z, _, n = cells.gru_gates(now[4 * s] + b_z, now[4 * s + 1] + b_r, now[4 * s + 2] + b_n, h, a_z, a_r, a_n)
+            h = tl.where(starts[s] != 0, 0.0, h)
+            z_now, r_now, n_now = z_in[s].to(TYPE) + b_z, r_in[s].to(TYPE) + b_r, n_in[s].to(TYPE) + b_n
+            z, _, n = cells.gru_gates(z_now, r_now, n_now, h, a_z, a_r, a_n)
             h = tl.where(t < T, h + z * (n - h), h)
-            tl.store(y + t * batch * units + lane, h, inside & (t < T))
+            tl.store(y + t * every + lane, h, inside & (t < T))
     tl.store(last + lane, h, inside)
 
 
@@ -75,31 +61,38 @@ def _gru_backward(
     lane, inside, row, unit, at = cells.lanes(batch, units, per_head, g_b, g_n, LANES)
     b_z, b_r, b_n = cells.load_vectors(bias, unit, units, inside, TYPE)
     a_z, a_r, a_n = cells.load_vectors(recurrent, unit, units, inside, TYPE)
+    every = tl.cast(batch, tl.int64) * units
     first = tl.load(hidden + lane, inside, 0).to(TYPE)
     d_h = tl.load(d_last + lane, inside, 0).to(TYPE)
     db_z, db_r, db_n = tl.zeros_like(d_h), tl.zeros_like(d_h), tl.zeros_like(d_h)
     da_z, da_r, da_n = tl.zeros_like(d_h), tl.zeros_like(d_h), tl.zeros_like(d_h)
-    every = tl.cast(batch, tl.int64) * units
     begin = (T - 1) // STEPS * STEPS
-    coming = _ahead(given, start, at, row, begin, T, batch, g_t, g_g, inside, STEPS, TYPE)
-    coming_h = _numbers(y, lane, begin, 1, T, every, inside, STEPS, TYPE)
-    coming_d = _numbers(d_y, lane, begin, 0, T, every, inside, STEPS, TYPE)
+    next_z = cells.load_steps(given, at, begin, T, g_t, inside, STEPS)
+    next_r = cells.load_steps(given + g_g, at, begin, T, g_t, inside, STEPS)
+    next_n = cells.load_steps(given + 2 * g_g, at, begin, T, g_t, inside, STEPS)
+    next_start = cells.load_steps(start, row, begin, T, batch, inside, STEPS)
+    next_h = cells.load_steps(y, lane, begin - 1, T, every, inside, STEPS)
+    next_d = cells.load_steps(d_y, lane, begin, T, every, inside, STEPS)
     for i in range(0, T, STEPS):
         t0 = begin - i
-        earlier = inside & (t0 > 0)
-        now, before, d_now = coming, coming_h, coming_d
-        coming = _ahead(given, start, at, row, t0 - STEPS, T, batch, g_t, g_g, earlier, STEPS, TYPE)
-        coming_h = _numbers(y, lane, t0 - STEPS, 1, T, every, earlier, STEPS, TYPE)
-        coming_d = _numbers(d_y, lane, t0 - STEPS, 0, T, every, earlier, STEPS, TYPE)
+        z_in, r_in = cells.columns(next_z, LANES, STEPS), cells.columns(next_r, LANES, STEPS)
+        n_in, starts = cells.columns(next_n, LANES, STEPS), cells.columns(next_start, LANES, STEPS)
+        before, d_now = cells.columns(next_h, LANES, STEPS), cells.columns(next_d, LANES, STEPS)
+        next_z = cells.load_steps(given, at, t0 - STEPS, T, g_t, inside, STEPS)
+        next_r = cells.load_steps(given + g_g, at, t0 - STEPS, T, g_t, inside, STEPS)
+        next_n = cells.load_steps(given + 2 * g_g, at, t0 - STEPS, T, g_t, inside, STEPS)
+        next_start = cells.load_steps(start, row, t0 - STEPS, T, batch, inside, STEPS)
+        next_h = cells.load_steps(y, lane, t0 - STEPS - 1, T, every, inside, STEPS)
+        next_d = cells.load_steps(d_y, lane, t0 - STEPS, T, every, inside, STEPS)
         for s in tl.static_range(STEPS - 1, -1, -1):
             t = tl.cast(t0 + s, tl.int64)
-            here = inside & (t < T)
-            starts = now[4 * s + 3]
-            h = tl.where(starts, 0.0, tl.where(t > 0, before[s], first))
-            z, r, n = cells.gru_gates(now[4 * s] + b_z, now[4 * s + 1] + b_r, now[4 * s + 2] + b_n, h, a_z, a_r, a_n)
+            here, begins = inside & (t < T), starts[s] != 0
+            h = tl.where(begins, 0.0, tl.where(t > 0, before[s].to(TYPE), first))
+            z_now, r_now, n_now = z_in[s].to(TYPE) + b_z, r_in[s].to(TYPE) + b_r, n_in[s].to(TYPE) + b_n
+            z, r, n = cells.gru_gates(z_now, r_now, n_now, h, a_z, a_r, a_n)
             d_z, d_r, d_n, slope = cells.gru_slopes(z, r, n, h, a_z, a_r, a_n)
-            d_h = d_h + d_now[s]
-            # Past the end everything that was loaded is 0, but the state before is not: no gradient there.
+            # Past the end the gates are not 0, as what is loaded is: no gradient there.
+            d_h = d_h + d_now[s].to(TYPE)
             moved = tl.where(here, d_h, 0.0)
             d_z, d_r, d_n = d_z * moved, d_r * moved, d_n * moved
             out = d_given + t * g_t + at
@@ -108,7 +101,7 @@ def _gru_backward(
             tl.store(out + 2 * g_g, d_n, here)
             db_z, db_r, db_n = db_z + d_z, db_r + d_r, db_n + d_n
             da_z, da_r, da_n = da_z + d_z * h, da_r + d_r * h, da_n + d_n * h * r
-            d_h = tl.where(here, tl.where(starts, 0.0, slope * d_h), d_h)
+            d_h = tl.where(here, tl.where(begins, 0.0, slope * d_h), d_h)
     tl.store(d_hidden + lane, d_h, inside)
     tl.store(d_vectors + lane, db_z, inside)
     tl.store(d_vectors + every + lane, db_r, inside)
@@ -129,20 +122,28 @@ def _lstm_forward(
     a_f, a_o, a_n = cells.load_vectors(recurrent, unit, units, inside, TYPE)
     p_f = tl.load(peephole + unit, inside, 0).to(TYPE)
     p_o = tl.load(peephole + units + unit, inside, 0).to(TYPE)
+    every = tl.cast(batch, tl.int64) * units
     h, c = tl.load(hidden + lane, inside, 0).to(TYPE), tl.load(cell + lane, inside, 0).to(TYPE)
-    coming = _ahead(given, start, at, row, 0, T, batch, g_t, g_g, inside, STEPS, TYPE)
+    next_f = cells.load_steps(given, at, 0, T, g_t, inside, STEPS)
+    next_o = cells.load_steps(given + g_g, at, 0, T, g_t, inside, STEPS)
+    next_n = cells.load_steps(given + 2 * g_g, at, 0, T, g_t, inside, STEPS)
+    next_start = cells.load_steps(start, row, 0, T, batch, inside, STEPS)
     for t0 in range(0, T, STEPS):
-        now = coming
-        coming = _ahead(given, start, at, row, t0 + STEPS, T, batch, g_t, g_g, inside, STEPS, TYPE)
+        f_in, o_in = cells.columns(next_f, LANES, STEPS), cells.columns(next_o, LANES, STEPS)
+        n_in, starts = cells.columns(next_n, LANES, STEPS), cells.columns(next_start, LANES, STEPS)
+        next_f = cells.load_steps(given, at, t0 + STEPS, T, g_t, inside, STEPS)
+        next_o = cells.load_steps(given + g_g, at, t0 + STEPS, T, g_t, inside, STEPS)
+        next_n = cells.load_steps(given + 2 * g_g, at, t0 + STEPS, T, g_t, inside, STEPS)
+        next_start = cells.load_steps(start, row, t0 + STEPS, T, batch, inside, STEPS)
         for s in tl.static_range(STEPS):
             t = tl.cast(t0 + s, tl.int64)
-            h, c = tl.where(now[4 * s + 3], 0.0, h), tl.where(now[4 * s + 3], 0.0, c)
-            f_in, o_in, n_in = now[4 * s] + b_f, now[4 * s + 1] + b_o, now[4 * s + 2] + b_n
-            _, o, _, c_new = cells.lstm_gates(f_in, o_in, n_in, h, c, a_f, a_o, a_n, p_f, p_o)
-            h = tl.where(t < T, o * cells.tanh(c_new), h)
-            c = tl.where(t < T, c_new, c)
-            tl.store(y + t * batch * units + lane, h, inside & (t < T))
-            tl.store(cells_out + t * batch * units + lane, c, inside & (t < T))
+            begins = starts[s] != 0
+            h, c = tl.where(begins, 0.0, h), tl.where(begins, 0.0, c)
+            f_now, o_now, n_now = f_in[s].to(TYPE) + b_f, o_in[s].to(TYPE) + b_o, n_in[s].to(TYPE) + b_n
+            _, o, _, c_new = cells.lstm_gates(f_now, o_now, n_now, h, c, a_f, a_o, a_n, p_f, p_o)
+            h, c = tl.where(t < T, o * cells.tanh(c_new), h), tl.where(t < T, c_new, c)
+            tl.store(y + t * every + lane, h, inside & (t < T))
+            tl.store(cells_out + t * every + lane, c, inside & (t < T))
     tl.store(last_h + lane, h, inside)
     tl.store(last_c + lane, c, inside)
 
@@ -159,35 +160,42 @@ def _lstm_backward(
     a_f, a_o, a_n = cells.load_vectors(recurrent, unit, units, inside, TYPE)
     p_f = tl.load(peephole + unit, inside, 0).to(TYPE)
     p_o = tl.load(peephole + units + unit, inside, 0).to(TYPE)
+    every = tl.cast(batch, tl.int64) * units
     first_h, first_c = tl.load(hidden + lane, inside, 0).to(TYPE), tl.load(cell + lane, inside, 0).to(TYPE)
     d_h, d_c = tl.load(d_last_h + lane, inside, 0).to(TYPE), tl.load(d_last_c + lane, inside, 0).to(TYPE)
     db_f, db_o, db_n = tl.zeros_like(d_h), tl.zeros_like(d_h), tl.zeros_like(d_h)
     da_f, da_o, da_n = tl.zeros_like(d_h), tl.zeros_like(d_h), tl.zeros_like(d_h)
     dp_f, dp_o = tl.zeros_like(d_h), tl.zeros_like(d_h)
-    every = tl.cast(batch, tl.int64) * units
     begin = (T - 1) // STEPS * STEPS
-    coming = _ahead(given, start, at, row, begin, T, batch, g_t, g_g, inside, STEPS, TYPE)
-    coming_h = _numbers(y, lane, begin, 1, T, every, inside, STEPS, TYPE)
-    coming_c = _numbers(cells_out, lane, begin, 1, T, every, inside, STEPS, TYPE)
-    coming_d = _numbers(d_y, lane, begin, 0, T, every, inside, STEPS, TYPE)
+    next_f = cells.load_steps(given, at, begin, T, g_t, inside, STEPS)
+    next_o = cells.load_steps(given + g_g, at, begin, T, g_t, inside, STEPS)
+    next_n = cells.load_steps(given + 2 * g_g, at, begin, T, g_t, inside, STEPS)
+    next_start = cells.load_steps(start, row, begin, T, batch, inside, STEPS)
+    next_h = cells.load_steps(y, lane, begin - 1, T, every, inside, STEPS)
+    next_c = cells.load_steps(cells_out, lane, begin - 1, T, every, inside, STEPS)
+    next_d = cells.load_steps(d_y, lane, begin, T, every, inside, STEPS)
     for i in range(0, T, STEPS):
         t0 = begin - i
-        earlier = inside & (t0 > 0)
-        now, before_h, before_c, d_now = coming, coming_h, coming_c, coming_d
-        coming = _ahead(given, start, at, row, t0 - STEPS, T, batch, g_t, g_g, earlier, STEPS, TYPE)
-        coming_h = _numbers(y, lane, t0 - STEPS, 1, T, every, earlier, STEPS, TYPE)
-        coming_c = _numbers(cells_out, lane, t0 - STEPS, 1, T, every, earlier, STEPS, TYPE)
-        coming_d = _numbers(d_y, lane, t0 - STEPS, 0, T, every, earlier, STEPS, TYPE)
+        f_in, o_in = cells.columns(next_f, LANES, STEPS), cells.columns(next_o, LANES, STEPS)
+        n_in, starts = cells.columns(next_n, LANES, STEPS), cells.columns(next_start, LANES, STEPS)
+        before_h, before_c = cells.columns(next_h, LANES, STEPS), cells.columns(next_c, LANES, STEPS)
+        d_now = cells.columns(next_d, LANES, STEPS)
+        next_f = cells.load_steps(given, at, t0 - STEPS, T, g_t, inside, STEPS)
+        next_o = cells.load_steps(given + g_g, at, t0 - STEPS, T, g_t, inside, STEPS)
+        next_n = cells.load_steps(given + 2 * g_g, at, t0 - STEPS, T, g_t, inside, STEPS)
+        next_start = cells.load_steps(start, row, t0 - STEPS, T, batch, inside, STEPS)
+        next_h = cells.load_steps(y, lane, t0 - STEPS - 1, T, every, inside, STEPS)
+        next_c = cells.load_steps(cells_out, lane, t0 - STEPS - 1, T, every, inside, STEPS)
+        next_d = cells.load_steps(d_y, lane, t0 - STEPS, T, every, inside, STEPS)
         for s in tl.static_range(STEPS - 1, -1, -1):
             t = tl.cast(t0 + s, tl.int64)
-            here = inside & (t < T)
-            starts = now[4 * s + 3]
-            h = tl.where(starts, 0.0, tl.where(t > 0, before_h[s], first_h))
-            c = tl.where(starts, 0.0, tl.where(t > 0, before_c[s], first_c))
-            f_in, o_in, n_in = now[4 * s] + b_f, now[4 * s + 1] + b_o, now[4 * s + 2] + b_n
-            f, o, n, c_new = cells.lstm_gates(f_in, o_in, n_in, h, c, a_f, a_o, a_n, p_f, p_o)
+            here, begins = inside & (t < T), starts[s] != 0
+            h = tl.where(begins, 0.0, tl.where(t > 0, before_h[s].to(TYPE), first_h))
+            c = tl.where(begins, 0.0, tl.where(t > 0, before_c[s].to(TYPE), first_c))
+            f_now, o_now, n_now = f_in[s].to(TYPE) + b_f, o_in[s].to(TYPE) + b_o, n_in[s].to(TYPE) + b_n
+            f, o, n, c_new = cells.lstm_gates(f_now, o_now, n_now, h, c, a_f, a_o, a_n, p_f, p_o)
             of_f, of_o, of_n, of_c, _ = cells.lstm_slopes(f, o, n, c, c_new, p_o)
-            d_h = d_h + d_now[s]
+            d_h = d_h + d_now[s].to(TYPE)
             moved_h = tl.where(here, d_h, 0.0)
             moved_c = tl.where(here, d_c + of_c * d_h, 0.0)
             d_f, d_o, d_n = of_f * moved_c, of_o * moved_h, of_n * moved_c
@@ -198,8 +206,8 @@ def _lstm_backward(
             db_f, db_o, db_n = db_f + d_f, db_o + d_o, db_n + d_n
             da_f, da_o, da_n = da_f + d_f * h, da_o + d_o * h, da_n + d_n * h
             dp_f, dp_o = dp_f + d_f * c, dp_o + d_o * c_new
-            d_h = tl.where(here, tl.where(starts, 0.0, a_f * d_f + a_o * d_o + a_n * d_n), d_h)
-            d_c = tl.where(here, tl.where(starts, 0.0, f * moved_c + p_f * d_f), d_c)
+            d_h = tl.where(here, tl.where(begins, 0.0, a_f * d_f + a_o * d_o + a_n * d_n), d_h)
+            d_c = tl.where(here, tl.where(begins, 0.0, f * moved_c + p_f * d_f), d_c)
     tl.store(d_hidden + lane, d_h, inside)
     tl.store(d_cell + lane, d_c, inside)
     tl.store(d_vectors + lane, db_f, inside)
@@ -233,7 +241,7 @@ def launch(given_TBNGK: Tensor, computed: torch.dtype, *, backward: bool) -> Lau
     count = batch * heads * units
     lanes, warps, steps = (32, 1, 8) if count < 1 << 17 else (128, 4, 4)
     if backward:
-        steps = steps // 2
+        steps = 4
     stride_t, stride_b, stride_n, stride_g, _ = given_TBNGK.stride()
     sizes = (time, batch, heads * units, units, stride_t, stride_b, stride_n, stride_g)
     kind = tl.float64 if computed == torch.float64 else tl.float32

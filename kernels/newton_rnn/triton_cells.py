@@ -1,6 +1,6 @@
-"""What the Triton kernels of this folder have in common: the two cells with their slopes, and loads ahead of use.
+"""What the Triton kernels of this folder have in common: the two cells with their slopes, and what they load.
 
-Shapes: L lanes (a lane is one unit of one row), STEPS steps that are loaded together.
+Shapes: L lanes (a lane is one unit of one row), S steps that are loaded together.
 """
 
 from __future__ import annotations
@@ -81,3 +81,30 @@ def load_vectors(vectors, unit, units, inside, TYPE: tl.constexpr):
         tl.load(vectors + units + unit, inside, 0).to(TYPE),
         tl.load(vectors + 2 * units + unit, inside, 0).to(TYPE),
     )
+
+
+@triton.jit
+def load_steps(numbers, at, t0, T, stride, inside, S: tl.constexpr):
+    """Load one number of each lane at each of the steps from t0 on, (L, S), zeros where there is none."""
+    t = tl.cast(t0, tl.int64) + tl.arange(0, S)
+    here = inside[:, None] & ((t >= 0) & (t < T))[None, :]
+    return tl.load(numbers + at[:, None] + t[None, :] * stride, here, 0)
+
+
+@triton.jit
+def columns(x_LS, L: tl.constexpr, S: tl.constexpr):
+    """Return the S columns, of which there are 4 or 8: once on the chip, no step waits for another thread."""
+    if S == 4:
+        even, odd = tl.split(tl.reshape(x_LS, (L, 2, 2)))
+        x0, x2 = tl.split(even)
+        x1, x3 = tl.split(odd)
+        return x0, x1, x2, x3
+    else:
+        even, odd = tl.split(tl.reshape(x_LS, (L, 4, 2)))
+        x04, x26 = tl.split(tl.reshape(even, (L, 2, 2)))
+        x15, x37 = tl.split(tl.reshape(odd, (L, 2, 2)))
+        x0, x4 = tl.split(x04)
+        x1, x5 = tl.split(x15)
+        x2, x6 = tl.split(x26)
+        x3, x7 = tl.split(x37)
+        return x0, x1, x2, x3, x4, x5, x6, x7
