@@ -24,7 +24,9 @@ from .reference import widest
 def _load(pointer, offset, inside, COMPLEX: tl.constexpr, WIDE: tl.constexpr, ALIGN: tl.constexpr = 0):
     """Return real and imaginary parts (twice the real part where numbers are real), 0 outside."""
     if COMPLEX and pointer.dtype.element_ty != tl.int64:
-        both = tl.load(pointer + (2 * tl.expand_dims(offset, -1) + tl.arange(0, 2)), tl.expand_dims(inside, -1), other=0.0)
+        both = tl.load(
+            pointer + (2 * tl.expand_dims(offset, -1) + tl.arange(0, 2)), tl.expand_dims(inside, -1), other=0.0
+        )
         real, imag = tl.split(both)
     else:
         at = pointer + offset

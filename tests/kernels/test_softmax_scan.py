@@ -26,7 +26,8 @@ def backend(request: Any, monkeypatch: pytest.MonkeyPatch) -> str:
     if name == "triton":
         triton = pytest.importorskip("mnemic.kernels.softmax_scan.triton")
         real = triton.walk
-        monkeypatch.setattr(triton, "walk", lambda *sizes: real(*sizes)._replace(steps=4 if tiles else 1))
+        steps, rows = (4, 1) if tiles else (1, 2)
+        monkeypatch.setattr(triton, "walk", lambda *sizes: real(*sizes)._replace(steps=steps, rows=rows))
     return str(name)
 
 
