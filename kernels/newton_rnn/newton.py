@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..linear_scan import linear_scan
 from . import loop, scans
 from .reference import gates
 
@@ -55,7 +56,7 @@ def solve_gru(
         if iteration < iterations:
             of_n = z * (1 - n * n) * a_n
             slope = 1 - z + (n - h) * z * (1 - z) * a_z + of_n * (r + h * r * (1 - r) * a_r)
-            found = scans.diagonal(slope, after - slope * h, hidden_BH, start_TB)
+            found, _ = linear_scan(slope, after - slope * h, hidden_BH, start_TB)
     return Solved(torch.stack([z, r, n], 1), (after,), residuals)
 
 
@@ -120,7 +121,7 @@ def _gru_totals(slope_TBH: Tensor, d_y_TBH: Tensor, d_last_BH: Tensor) -> Tensor
     """Return what `loop.gru_totals` returns, by a scan in reverse."""
     passed = torch.cat([slope_TBH[1:], torch.ones_like(slope_TBH[:1])]).flip(0)
     never = torch.zeros(d_y_TBH.shape[:2], dtype=torch.bool, device=d_y_TBH.device)
-    return scans.diagonal(passed, d_y_TBH.flip(0), d_last_BH, never).flip(0)
+    return linear_scan(passed, d_y_TBH.flip(0), d_last_BH, never)[0].flip(0)
 
 
 def _lstm_totals(
