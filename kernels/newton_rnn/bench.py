@@ -23,7 +23,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 CHECKED = 16
 """Rows that are compared with the definition."""
 FEW = 1 << 16
-"""Lanes up to which Newton's method is measured, and an eighth of the numbers up to which the plain loop is, on a GPU."""
+"""Lanes up to which a GPU is given Newton's method, and an eighth of the numbers up to which, the plain loop."""
 
 
 class Size(NamedTuple):
