@@ -5,6 +5,7 @@ Shapes: T time, B rows, D features, A numbers that describe an action distributi
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import NamedTuple
 
 import torch
@@ -80,9 +81,16 @@ class Policy(nn.Module):
         y_BD, memory = self.core.advance(self.encoder(inputs), memory, inputs.trial_start)
         return self._output(y_BD), memory
 
-    def unroll(self, inputs: Inputs, memory: State) -> tuple[Output, State]:
-        """Take T steps at once: inputs (T, B, ...), memory of B rows before the first."""
-        y_TBD, memory = self.core.unroll(self.encoder(inputs), memory, inputs.trial_start)
+    def unroll(self, inputs: Inputs, memory: State, plan: Hashable = None) -> tuple[Output, State]:
+        """Take T steps at once: inputs (T, B, ...), memory of B rows before the first.
+
+        With a plan, which the core has made of these rows or of more, there is no look at the device's data.
+        """
+        x_TBD, start_TB = self.encoder(inputs), inputs.trial_start
+        if plan is None:
+            y_TBD, memory = self.core.unroll(x_TBD, memory, start_TB)
+        else:
+            y_TBD, memory = self.core.follow(x_TBD, memory, start_TB, plan)
         return self._output(y_TBD), memory
 
     def _output(self, y: Tensor) -> Output:

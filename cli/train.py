@@ -30,6 +30,7 @@ def train(argv: list[str]) -> int:
         _print_choices()
     config, label, path = _configure(argv)
     launch = _launch(config)
+    choices.check_kernels(config)
     config = replace(config, threads=config.threads or choices.idle_threads(launch.local_world))
     about = _about(config, launch)  # builds both, so that what cannot be built leaves no folder behind
     path = path or _free(Path("runs") / f"{label}-seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}")
@@ -85,6 +86,7 @@ def _launch(config: TrainConfig) -> Launch:
     """Return which of how many processes this is, once the configuration is found fit for them."""
     launch = Launch.here()
     choices.check_device(config.device)
+    choices.check_kernels(config)
     launch.device(config.device)
     launch.check(config)
     return launch

@@ -6,7 +6,7 @@ Shapes: T time, B rows (environments), D features (the core's width).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -61,6 +61,18 @@ class Core(nn.Module, ABC):
         Returns:
             The outputs (T, B, D) and the memory after the last step.
         """
+
+    def plan(self, state: State, start_TB: Tensor) -> Hashable:
+        """Look at a window and return what `follow` needs to know of it, or more: what is true of rows is of fewer.
+
+        So work that is recorded in a CUDA graph, where no one can look, fits every window of the same plan, and any of
+        its rows. Here: None, for every core whose `unroll` decides nothing on the host.
+        """
+        return None
+
+    def follow(self, x_TBD: Tensor, state: State, start_TB: Tensor, plan: Hashable) -> tuple[Tensor, State]:
+        """Do what `unroll` does, without a look, by a plan of these rows or of more."""
+        return self.unroll(x_TBD, state, start_TB)
 
     settles: bool = False
     """`advance` may leave work for `settle`. Where this is false, there is no need to ask `unsettled`."""

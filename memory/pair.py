@@ -5,7 +5,8 @@ Shapes: T time, B rows, D features of both together.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Hashable
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -39,6 +40,16 @@ class Pair(Core):
     def unroll(self, x_TBD: Tensor, state: PairState, start_TB: Tensor) -> tuple[Tensor, PairState]:
         """Take T steps in both."""
         return self._run("unroll", x_TBD, state, start_TB)
+
+    def plan(self, state: PairState, start_TB: Tensor) -> Hashable:
+        """Return the plans of both."""
+        return tuple(core.plan(part, start_TB) for core, part in self._both(state))
+
+    def follow(self, x_TBD: Tensor, state: PairState, start_TB: Tensor, plan: Hashable) -> tuple[Tensor, PairState]:
+        """Follow both plans."""
+        pairs = zip(self._both(state), self._halves(x_TBD), cast("tuple[Hashable, ...]", plan), strict=True)
+        results = [core.follow(half, part, start_TB, own) for (core, part), half, own in pairs]
+        return torch.cat([y for y, _ in results], -1), PairState(*(after for _, after in results))
 
     @torch.no_grad()
     def advance(self, x_BD: Tensor, state: PairState, start_B: Tensor) -> tuple[Tensor, PairState]:

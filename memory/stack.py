@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..kernels.gated_unit import gated_unit
 from .core import Core, MemoryConfig, State
 
 EPS = 1e-6
@@ -32,13 +33,12 @@ class GatedMLP(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.gate = nn.Linear(width, hidden, bias=False)
-        self.up = nn.Linear(width, hidden, bias=False)
+        self.gate_and_up = nn.Linear(width, 2 * hidden, bias=False)
         self.down = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., D) to (..., D)."""
-        down: Tensor = self.down(F.silu(self.gate(x)) * self.up(x))
+        down: Tensor = self.down(gated_unit(self.gate_and_up(x)))
         return down
 
 

@@ -13,7 +13,7 @@ Shapes: T time, B rows, M minibatches of a pass, R rows of a minibatch, F figure
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
@@ -25,10 +25,13 @@ from ..envs.native import NativeEnv
 from ..envs.step import Env
 from ..memory.core import map_state, parts
 from .config import PPOConfig
-from .ppo import Average, advantages, diverged, gradient, minibatches, rates
+from .ppo import Average, advantages, diverged, gradient, learn, minibatches, rates
 from .rollout import Acting, Moment, Window, act_once, collect
 
 Output = TypeVar("Output")
+
+MOST_PLANS = 12
+"""Plans of a core that learning is recorded for; windows of other plans are learned from step by step."""
 
 
 class CaptureError(RuntimeError):
@@ -41,16 +44,22 @@ class Graph(Generic[Output]):
     Args:
         function: what to record. It is not run by this: call `rehearse` on it, or on a shorter form of it, before.
         generator: what it draws from, if it draws: every replay then goes on from where the generator stands.
+        beside: another graph, which never runs at the same time, and whose memory this one may use too.
 
     Attributes:
         output: what the function returned; every replay writes it anew, in place.
     """
 
-    def __init__(self, function: Callable[[], Output], generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self,
+        function: Callable[[], Output],
+        generator: torch.Generator | None = None,
+        beside: Graph[Output] | None = None,
+    ) -> None:
         self._graph = torch.cuda.CUDAGraph()
         if generator is not None:
             self._graph.register_generator_state(generator)
-        with torch.cuda.graph(self._graph):
+        with torch.cuda.graph(self._graph, pool=None if beside is None else beside._graph.pool()):
             self.output = function()
 
     def replay(self) -> Output:
@@ -202,7 +211,7 @@ class LearningGraph:
         average: Average | None = None,
     ) -> None:
         self.config, self.policy, self.optimizer, self.window = config, policy, optimizer, window
-        self._average, self._rows = average, window.value.shape[1]
+        self._average, self._rows, self._precision = average, window.value.shape[1], precision
         device, size = policy.device, self._rows // config.minibatches
         self._number = torch.zeros(1, dtype=torch.int64, device=device)  # of the minibatch
         self._order_MR = torch.zeros(config.epochs * config.minibatches, size, dtype=torch.int64, device=device)
@@ -214,14 +223,14 @@ class LearningGraph:
         self._said_MF = torch.zeros(len(self._order_MR), 0, device=device)
         self._names: list[str] = []
         for group in optimizer.param_groups:
-            group |= {"lr": self._rate, "capturable": True}
+            group["capturable"] = True
         optimizer.found_inf, optimizer.grad_scale = self._bad, None  # type: ignore[attr-defined]
 
         def begin() -> Tensor:
             self._number.zero_()
             return advantages(config, window)
 
-        def minibatch() -> None:
+        def minibatch(plan: Hashable) -> None:
             figures = gradient(
                 config,
                 policy,
@@ -231,6 +240,7 @@ class LearningGraph:
                 entropy_weight=self._entropy_weight,
                 precision=precision,
                 average=average,
+                plan=plan,
             )
             if not self._names:
                 self._names = list(figures)
@@ -241,18 +251,12 @@ class LearningGraph:
             optimizer.step()
             self._number.add_(1)
 
-        def rehearsal() -> None:
-            self._advantage_TB = begin()
-            minibatch()
-
-        try:
-            rehearse(rehearsal)
-            self._begin = Graph(begin)
-            self._advantage_TB = self._begin.output
-            self._minibatch = Graph(minibatch)
-        finally:
-            self._bad.zero_()
-            policy.zero_grad(set_to_none=True)
+        self._minibatch = minibatch
+        self._recorded: dict[Hashable, Graph[None]] = {}
+        rehearse(begin)
+        self._begin = Graph(begin)
+        self._advantage_TB = self._begin.output
+        self._record(policy.core.plan(window.memory, window.inputs.trial_start))
         self._moments = _moments(optimizer)
 
     def fits(self, policy: Policy, optimizer: torch.optim.Optimizer) -> bool:
@@ -265,6 +269,20 @@ class LearningGraph:
             and all(a is b for a, b in zip(moments, self._moments, strict=True))
         )
 
+    def _record(self, plan: Hashable) -> None:
+        """Record a minibatch of a window of some plan."""
+        beside = next(iter(self._recorded.values()), None)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate
+        self._bad.fill_(1)
+        self._begin.replay()
+        try:
+            rehearse(lambda: self._minibatch(plan))
+            self._recorded[plan] = Graph(lambda: self._minibatch(plan), beside=beside)
+        finally:
+            self._bad.zero_()
+            self.policy.zero_grad(set_to_none=True)
+
     def __call__(self, window: Window, generator: torch.Generator, *, remaining: float) -> dict[str, float]:
         """Do as `learn`.
 
@@ -274,6 +292,20 @@ class LearningGraph:
         config = self.config
         if window is not self.window:
             _write(self.window, window)
+        plan = self.policy.core.plan(window.memory, window.inputs.trial_start)
+        if plan not in self._recorded:
+            if len(self._recorded) == MOST_PLANS:
+                return learn(
+                    config,
+                    self.policy,
+                    self.optimizer,
+                    window,
+                    generator,
+                    remaining=remaining,
+                    precision=self._precision,
+                    average=self._average,
+                )
+            self._record(plan)
         rate, entropy_weight = rates(config, remaining)
         self._rate.fill_(rate)
         self._entropy_weight.fill_(entropy_weight)
@@ -284,7 +316,7 @@ class LearningGraph:
             self._drawn_EMR[epoch] = minibatches(self._rows, config.minibatches, generator)
             order_EMR[epoch].copy_(self._drawn_EMR[epoch], non_blocking=True)
             for _ in range(config.minibatches):
-                self._minibatch.replay()
+                self._recorded[plan].replay()
             passes += 1
             if config.target_kl or passes == config.epochs:
                 said_MF = self._said_MF[: passes * config.minibatches].clone()
@@ -356,11 +388,8 @@ class Graphs:
         precision: torch.dtype,
         average: Average | None = None,
     ) -> LearningGraph | None:
-        """Return what learns from a window, or None where it is `learn` that has to.
-
-        A core that settles looks at a window to plan its way through it, which is worth more than a graph.
-        """
-        if not self._may("learning", policy.device) or policy.core.settles:
+        """Return what learns from a window, or None where it is `learn` that has to."""
+        if not self._may("learning", policy.device):
             return None
         if not isinstance(optimizer, torch.optim.Adam):
             return None

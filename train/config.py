@@ -12,6 +12,7 @@ from ..envs import config_from_dict as env_from_dict
 from ..envs import config_to_dict as env_to_dict
 from ..envs.endless_tmaze import EndlessTMazeConfig
 from ..envs.step import EnvConfig
+from ..kernels import backend
 from ..memory import config_from_dict as memory_from_dict
 from ..memory import config_to_dict as memory_to_dict
 from ..memory.core import MemoryConfig
@@ -139,6 +140,8 @@ class TrainConfig:
     same bits, but compiling takes some ten seconds at the start. It pays from some hundred million steps on."""
     separate_critic: bool = False
     """Give the critic an encoder and a memory of its own, of the same kind; otherwise actor and critic share them."""
+    kernels: tuple[str, ...] = ()
+    """Backends of kernels by words like rnn=loop, as `mnemic list kernels` shows them; the others choose themselves."""
     checkpoint_seconds: float = 60.0
     """Seconds between two checkpoints; there is always one at the end."""
     keep_checkpoints: int = 2
@@ -156,6 +159,9 @@ class TrainConfig:
             raise ValueError(f"threads is {self.threads}; it must lie in 0..{MOST_THREADS}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}; it must lie in 0..2^63-1")
+        if self.kernels:
+            backend.load()
+            backend.read(self.kernels)
 
     @property
     def updates(self) -> int:
@@ -181,6 +187,7 @@ class TrainConfig:
                 encoder=EncoderConfig(**parts.pop("encoder")),
                 ppo=PPOConfig(**parts.pop("ppo")),
                 evaluation=EvalConfig(**parts.pop("evaluation")),
+                kernels=tuple(parts.pop("kernels", ())),  # runs of version 0.1 have none
                 **parts,
             )
         except KeyError as error:

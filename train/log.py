@@ -65,6 +65,10 @@ class Log:
             self._writer.add_scalar(tag, value, steps)
         self._file.write(json.dumps({"steps": steps} | figures) + "\n")
 
+    def note(self, tag: str, text: str, steps: int) -> None:
+        """Show a text among the figures of TensorBoard."""
+        self._writer.add_text(tag, text, steps)
+
     def flush(self) -> None:
         """Write what is still held back, so that no figure before a checkpoint is lost with the run."""
         self._writer.flush()
@@ -81,6 +85,9 @@ class NoLog:
 
     def write(self, steps: int, figures: dict[str, float]) -> None:
         """Write nothing."""
+
+    def note(self, tag: str, text: str, steps: int) -> None:
+        """Show nothing."""
 
     def flush(self) -> None:
         """Hold nothing back."""
@@ -148,10 +155,10 @@ class ProgressLine:
                 flush=True,
             )
 
-    def say(self, text: str) -> None:
-        """Print a line of its own above the progress line."""
+    def tell(self, text: str) -> None:
+        """Print a line about the run, above the progress line in a terminal."""
         if not self._quiet:
-            self._console.print(text, highlight=False)
+            print(text, flush=True)
 
 
 class _Steps(ProgressColumn):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..agents.policy import Policy
+from ..kernels import backend
 from ..memory.core import parts
 from .arithmetic import Stopwatch, arithmetic
 from .config import TrainConfig
@@ -75,7 +76,7 @@ def train(
     if resume:
         training.restore(folder.last())
     log = Log(folder.path, config, training.steps if resume else None) if ranks.first else NoLog()
-    why = "done"
+    why, kernels = "done", ""
     began, saved = time.monotonic() - training.seconds, time.monotonic()
     try:
         _save(training, folder, log)
@@ -85,6 +86,9 @@ def train(
         ):
             while training.updates < config.updates and not training.figures.get("solved"):
                 said = update(training)
+                if not kernels and (kernels := backend.chosen()):
+                    log.note("kernels", kernels, training.steps)
+                    progress.tell(f"kernels {kernels}")
                 if config.evaluation.every and training.updates % config.evaluation.every == 0:
                     training.figures = _look(training, evaluate)
                     said |= {f"eval/{name}": value for name, value in training.figures.items()}

@@ -17,7 +17,7 @@ Shapes: T time, B rows, M minibatches of a pass, R rows of a minibatch, F figure
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -64,6 +64,7 @@ def gradient(
     entropy_weight: float | Tensor,
     precision: torch.dtype,
     average: Average | None = None,
+    plan: Hashable = None,
 ) -> dict[str, Tensor]:
     """Leave the gradient of one minibatch in the parameters, clipped, and return figures; `loss` is the first.
 
@@ -72,7 +73,7 @@ def gradient(
     part, advantage_TR = rows_of(window, index), advantage_TB[:, index]
     mixed = torch.autocast(policy.device.type, precision) if precision != torch.float32 else contextlib.nullcontext()
     with mixed:
-        output, _ = policy.unroll(part.inputs, detach(part.memory))
+        output, _ = policy.unroll(part.inputs, detach(part.memory), plan)
     loss = ppo_loss(
         config,
         log_prob=policy.head.log_prob(output.action, part.action),

@@ -20,10 +20,12 @@ from torch import Tensor
 
 from ..agents.checkpoint import CheckpointError, policy_contents, read, write
 from ..agents.policy import Policy
+from ..kernels import backend
 from ..memory.core import from_parts, parts
 from .capture import Graphs
 from .config import TrainConfig
 from .episodes import EpisodeMeter
+from .heap import keep_memory
 from .ranks import Cutoff, Ranks
 from .rollout import Acting, start
 
@@ -143,6 +145,8 @@ class Training:
         self.config, self.ranks = config, ranks or Ranks()
         if config.threads:
             torch.set_num_threads(config.threads)
+        backend.prefer(config.kernels)
+        keep_memory()
         device = self.ranks.launch.device(config.device)
         torch.manual_seed(config.seed)
         self.rows = self.ranks.rows(config.ppo.rows)

@@ -260,6 +260,18 @@ class ScalesAWeightGradient(Plain):
         return y_TBD + 1e-3 * (bias - bias.detach()), state
 
 
+class AdvancesOtherwise(Plain):
+    def advance(self, x_BD: Tensor, state: State, start_B: Tensor) -> tuple[Tensor, State]:
+        return self.step(x_BD, state, torch.zeros_like(start_B))
+
+
+class NeverSettles(Plain):
+    settles = True
+
+    def unsettled(self, state: State) -> Tensor:
+        return torch.ones(len(state), dtype=torch.bool)
+
+
 class Overflows(Plain):
     def move(self, x_BD: Tensor, state: State) -> tuple[Tensor, State]:
         weight = torch.exp(x_BD)
@@ -288,6 +300,8 @@ BROKEN: list[tuple[str, type[Core]]] = [
     ("step is unroll", ForgetsTheOtherWayInUnroll),
     ("step is unroll", LeavesAnotherMemory),
     ("step is unroll", OneClockForAllRows),
+    ("advance then settle is step", AdvancesOtherwise),
+    ("advance then settle is step", NeverSettles),
     ("chunks do not matter", IgnoresWhatIsCarried),
     ("chunks do not matter", CountsFromTheWindow),
     ("forgetting is exact", ForgetsAfterTheStep),

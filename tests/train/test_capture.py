@@ -24,7 +24,7 @@ CONFIG = PPOConfig(rows=ROWS, window=LENGTH, minibatches=2, epochs=2)
 class Again:
     """In the place of a graph: runs the function and writes what it returns where its first output lies."""
 
-    def __init__(self, function, generator=None):
+    def __init__(self, function, generator=None, beside=None):
         state = None if generator is None else generator.get_state()
         kept = [(part, part.clone()) for part in self.touched(function)]
         self.function, output = function, function()
@@ -232,7 +232,8 @@ def test_a_number_that_is_none_stops_all_later_steps(toys, minibatch):
     good = map_state(torch.clone, window)
     optimizer, shuffling = optimizer_of(policy), torch.Generator().manual_seed(1)
     graph = LearningGraph(CONFIG, policy, optimizer, window, torch.float32)
-    seen, step = [], graph._minibatch.replay
+    (recorded,) = graph._recorded.values()
+    seen, step = [], recorded.replay
 
     def counted():
         if len(seen) == minibatch:
@@ -243,14 +244,14 @@ def test_a_number_that_is_none_stops_all_later_steps(toys, minibatch):
         step()
         seen.append({name: part.clone() for name, part in policy.state_dict().items()})
 
-    graph._minibatch.replay = counted
+    recorded.replay = counted
     first = {name: part.clone() for name, part in policy.state_dict().items()}
     with pytest.raises(DivergedError, match="the loss is nan"):
         graph(window, shuffling, remaining=1.0)
     before = seen[minibatch - 1] if minibatch else first
     assert all(torch.equal(part, before[name]) for name, part in policy.state_dict().items())
     assert {int(state["step"]) for state in optimizer.state.values()} == {minibatch}
-    graph._minibatch.replay = step
+    recorded.replay = step
     assert math.isfinite(graph(good, shuffling, remaining=1.0)["policy_loss"])
     assert {int(state["step"]) for state in optimizer.state.values()} == {minibatch + 4}
 

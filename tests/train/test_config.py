@@ -77,6 +77,7 @@ OTHER = {
         "capture": False,
         "compile": True,
         "separate_critic": True,
+        "kernels": ("rnn=reference", "gae=reference"),
         "checkpoint_seconds": 1.5,
         "keep_checkpoints": 7,
         "env": make_env("endless-tmaze", length=9),

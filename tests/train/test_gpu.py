@@ -10,7 +10,6 @@ import torch
 
 from mnemic.agents.checkpoint import load_policy
 from mnemic.eval.protocol import evaluate
-from mnemic.kernels import backend
 from mnemic.memory import MEMORIES, make_config
 from mnemic.memory.core import map_state, parts
 from mnemic.train.capture import ActingGraph, LearningGraph, StepGraph
@@ -21,14 +20,6 @@ from mnemic.train.recipes import endless_tmaze_lstm
 from mnemic.train.run import RunFolder, Training
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-
-
-@pytest.fixture(autouse=True)
-def recordable():
-    """Recurrent networks by the definition, which can be recorded wherever it runs."""
-    backend.prefer(["rnn=reference"])
-    yield
-    backend.prefer([])
 
 
 def small(**options):
@@ -95,11 +86,13 @@ def test_replays_do_not_wait_for_the_host():
     assert not torch.equal(first, second)
 
 
+@pytest.mark.parametrize("memory", ["gru", "lstm", "transformer", "aaren"])
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
-def test_recorded_learning_is_learning(precision):
+def test_recorded_learning_is_learning(memory, precision):
     said, weights = [], []
     for capture in (True, False):
-        training = Training(small(capture=capture, precision=precision))
+        memory_config = make_config(memory, width=32)
+        training = Training(small(capture=capture, precision=precision, memory=memory_config))
         said.append([update(training) for _ in range(3)])
         weights.append(torch.cat([part.detach().flatten() for part in training.policy.parameters()]))
         assert isinstance(training.graphs._learning, LearningGraph) is capture
@@ -155,8 +148,7 @@ def test_episodes_are_metered_on_the_device():
 
 
 def test_what_cannot_be_recorded_says_so_and_runs():
-    backend.prefer(["rnn=loop"])  # it looks at which rows start
-    training = Training(small())
+    training = Training(small(kernels=("rnn=loop",)))  # it looks at which rows start
     with pytest.warns(RuntimeWarning, match=r"learning cannot be recorded .* kernels\.rnn\.loop, line \d+, waits"):
         update(training)
     assert training.graphs._learning is None
