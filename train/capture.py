@@ -20,6 +20,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from ..agents.noise import plain
 from ..agents.policy import Policy
 from ..envs.native import NativeEnv
 from ..envs.step import Env
@@ -58,7 +59,7 @@ class Graph(Generic[Output]):
     ) -> None:
         self._graph = torch.cuda.CUDAGraph()
         if generator is not None:
-            self._graph.register_generator_state(generator)
+            self._graph.register_generator_state(plain(generator))
         with torch.cuda.graph(self._graph, pool=None if beside is None else beside._graph.pool()):
             self.output = function()
 
