@@ -271,7 +271,7 @@ def is_spokesman() -> bool:
             return False
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
-        time.sleep(15.0 if _store is None else 1.0)  # some may still be loading, and will find the same mistake
+        time.sleep(60.0 if _store is None else 1.0)  # some may still be loading, and will find the same mistake
     return False
 
 
