@@ -277,8 +277,13 @@ class LearningGraph:
             group["lr"] = self._rate
         self._bad.fill_(1)
         self._begin.replay()
+
+        def rehearsal() -> None:
+            self._minibatch(plan)
+            self._number.zero_()  # there may be no second minibatch
+
         try:
-            rehearse(lambda: self._minibatch(plan))
+            rehearse(rehearsal)
             self._recorded[plan] = Graph(lambda: self._minibatch(plan), beside=beside)
         finally:
             self._bad.zero_()
@@ -389,8 +394,12 @@ class Graphs:
         precision: torch.dtype,
         average: Average | None = None,
     ) -> LearningGraph | None:
-        """Return what learns from a window, or None where it is `learn` that has to."""
-        if not self._may("learning", policy.device):
+        """Return what learns from a window, or None where it is `learn` that has to.
+
+        That is so, too, where processes that learn together may have windows of different plans: a rehearsal averages,
+        and all must come to it at once.
+        """
+        if not self._may("learning", policy.device) or (average is not None and policy.core.settles):
             return None
         if not isinstance(optimizer, torch.optim.Adam):
             return None
