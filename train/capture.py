@@ -12,6 +12,7 @@ Shapes: T time, B rows, M minibatches of a pass, R rows of a minibatch, F figure
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
@@ -156,7 +157,6 @@ class StepGraph:
 
     def __init__(self, env: Env, policy: Policy, acting: Acting, generator: torch.Generator) -> None:
         self._for = (env, policy, generator)
-        self._policy = policy
 
         def step() -> Moment:
             moment = act_once(env, policy, self.acting, generator, policy.advance)
@@ -341,7 +341,7 @@ class LearningGraph:
         place = {name: number for number, name in enumerate(self._names)}
         for figures in seen:
             loss, norm = figures[place["loss"]], figures[place["grad_norm"]]
-            if not torch.isfinite(torch.tensor(loss + norm)):
+            if not math.isfinite(loss + norm):
                 self._bad.zero_()
                 raise diverged(loss, norm)
 
@@ -424,6 +424,7 @@ class Graphs:
         )
 
 
+@torch.no_grad()  # as in acting: a step with gradients would be compiled apart
 def compile_env(env: NativeEnv, acting: Acting) -> None:
     """Compile the steps of an environment, or say why that failed and leave them as they are."""
     env.compile()
