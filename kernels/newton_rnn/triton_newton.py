@@ -102,6 +102,8 @@ def _gru_forward(
         out = y + t[None, :] * every + lane[:, None]
         tl.store(out, tl.where(missed != 0, float("nan"), after), here)
         ends = tl.minimum(t0 + CHUNK, T)
+        final = t[None, :] == ends - 1
+        unknown = tl.sum(tl.where(final, missed, 0), 1) != 0
         if tl.max(tl.max(missed, 1), 0) > 0:
             walks += 1
             tl.debug_barrier()
@@ -113,8 +115,8 @@ def _gru_forward(
                 z_1, r_1, n_1 = cells.gru_gates(z_1 + b_z, r_1 + b_r, n_1 + b_n, h_in, a_z, a_r, a_n)
                 h_in = tl.where(known == known, known, h_in + z_1 * (n_1 - h_in))
                 tl.store(y + now * every + lane, h_in, inside)
-        else:
-            h_in = tl.sum(tl.where(t[None, :] == ends - 1, after, 0.0), 1)
+        # Not as it was written where it is known: that may be in half precision, and depend on who walked.
+        h_in = tl.where(unknown, h_in, tl.sum(tl.where(final, after, 0.0), 1))
     tl.store(last + lane, h_in, inside)
     tl.store(walked + tl.program_id(0), walks)
 
@@ -218,6 +220,8 @@ def _lstm_forward(
         tl.store(y + out, tl.where(missed != 0, float("nan"), h_next), here)
         tl.store(cells_out + out, tl.where(missed != 0, float("nan"), c_next), here)
         ends = tl.minimum(t0 + CHUNK, T)
+        final = t[None, :] == ends - 1
+        unknown = tl.sum(tl.where(final, missed, 0), 1) != 0
         if tl.max(tl.max(missed, 1), 0) > 0:
             walks += 1
             tl.debug_barrier()
@@ -234,9 +238,8 @@ def _lstm_forward(
                 c_in = tl.where(known_h == known_h, known_c, c_in)
                 tl.store(y + now * every + lane, h_in, inside)
                 tl.store(cells_out + now * every + lane, c_in, inside)
-        else:
-            h_in = tl.sum(tl.where(t[None, :] == ends - 1, h_next, 0.0), 1)
-            c_in = tl.sum(tl.where(t[None, :] == ends - 1, c_next, 0.0), 1)
+        h_in = tl.where(unknown, h_in, tl.sum(tl.where(final, h_next, 0.0), 1))
+        c_in = tl.where(unknown, c_in, tl.sum(tl.where(final, c_next, 0.0), 1))
     tl.store(last_h + lane, h_in, inside)
     tl.store(last_c + lane, c_in, inside)
     tl.store(walked + tl.program_id(0), walks)
