@@ -65,7 +65,17 @@ BACKWARD_FLOAT32 = [
 
 
 @cache
-def plan(forward: bool, batch: int, heads: int, units: int, gates: int, size: int, device: torch.device) -> Plan:
+def plan(
+    cell: str,
+    forward: bool,
+    batch: int,
+    heads: int,
+    units: int,
+    gates: int,
+    size: int,
+    precision: str,
+    device: torch.device,
+) -> Plan:
     """Return how to cut the work of a launch; `size` is that of a number in bytes."""
     padded = max(16, 1 << (units - 1).bit_length())
     keys = min(padded, 128 // size)
@@ -75,10 +85,17 @@ def plan(forward: bool, batch: int, heads: int, units: int, gates: int, size: in
     has = torch.cuda.get_device_properties(device)
     for choice in choices:
         programs = -(-batch // choice.rows) * -(-units // choice.units) * heads
-        if programs <= choice.at_once * has.multi_processor_count and (choice.units <= 64 or units <= choice.units):
+        if programs <= choice.at_once * has.multi_processor_count and (
+            choice.units <= 64 or 64 < units <= choice.units
+        ):
             break
-    if forward and gates == 4 and choice.rows == 128:
-        choice = Choice(32, 64, 4, 3, True, 2)  # four gates of so many rows and units are more than registers hold
+    large, many = choice.rows == 128, choice.rows * choice.units > 2048
+    if (
+        (large and forward and gates == 4)
+        or (large and size == 4 and precision == "tf32x3")
+        or (many and cell == "slstm")
+    ):
+        choice = Choice(32, 64, 4, 3, True, 2)  # more would not fit into registers
     per_stage = keys * size * ((1 if forward else gates) * choice.rows + gates * choice.units)
     memory = getattr(has, "shared_memory_per_block_optin", 101376) - 2048
     stages = max(1, min(choice.stages, memory // per_stage))

@@ -15,6 +15,7 @@ buffer for each unit, S parts of the state.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -59,7 +60,7 @@ def in_order(
         units = len(recurrent_bias)
         input_weight = input_weight.to(dtype).roll(units, 0)
         bias = torch.cat([bias[-units:], bias[:-units], recurrent_bias])
-    return input_weight.to(dtype), bias.float().view(CELLS[cell].columns, -1)
+    return input_weight.to(dtype), bias.float().contiguous().view(CELLS[cell].columns, -1)
 
 
 def forward(
@@ -88,7 +89,7 @@ def forward(
     saved = x_TBD.new_empty(kind.saved if save else 0, time + 1, batch, hidden)
     last_SBH = torch.empty_like(state_SBH)
     weight_NGKK = recurrent_GNKK.transpose(0, 1).contiguous()
-    cut = plan(True, batch, heads, units, kind.gates, x_TBD.element_size(), x_TBD.device)
+    cut = plan(cell, True, batch, heads, units, kind.gates, x_TBD.element_size(), precision, x_TBD.device)
     tensors = (buffer, y_TBH, saved, weight_NGKK, bias_CH, start_TB, state_SBH, last_SBH)
     _launch(rnn_forward_kernel, cut, tensors, heads, units, start_TB, CELL=cell, SAVE=save, PRECISION=precision)
     return y_TBH, last_SBH, buffer, saved
@@ -113,7 +114,7 @@ def backward(
         The gradients of inputs, input weights, biases (C H,), recurrent weights and first state.
     """
     (time, batch, width), (gates, heads, units, _) = x_TBD.shape, recurrent_GNKK.shape
-    cut = plan(False, batch, heads, units, gates, x_TBD.element_size(), x_TBD.device)
+    cut = plan(cell, False, batch, heads, units, gates, x_TBD.element_size(), precision, x_TBD.device)
     d_first_SBH, before_TBH = torch.empty_like(d_last_SBH), torch.empty_like(y_TBH[1:])
     d_bias = d_first_SBH.new_empty(-(-batch // cut.rows), CELLS[cell].columns * heads * units)
     weight_NKGK = recurrent_GNKK.permute(1, 3, 0, 2).contiguous()
@@ -187,6 +188,11 @@ def _held(kernel: Any, tensors: tuple[Tensor, ...], device: torch.device, option
     return HELD[name]
 
 
+def _types_as_they_are(device: str) -> AbstractContextManager[Any]:
+    """Return a context in which autocast changes no types; it costs time, so there is none where none is needed."""
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+
+
 class _RNN(torch.autograd.Function):
     """Bookkeeping only: the mathematics is in `forward` and `backward`."""
 
@@ -207,9 +213,10 @@ class _RNN(torch.autograd.Function):
         precision = "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
         precision = "ieee" if interpreted() else precision
         save = any(ctx.needs_input_grad)
-        with torch.autocast(x_TBD.device.type, enabled=False):
+        with _types_as_they_are(x_TBD.device.type):
             weight, bias_CH = in_order(cell, dtype, input_weight, bias, recurrent_bias)
-            state_SBH = torch.stack([part.float() for part in states])
+            parts = [part.float() for part in states]
+            state_SBH = torch.stack(parts) if len(parts) > 1 else parts[0].contiguous()[None]
             given = (cell, x_TBD.to(dtype), weight, bias_CH, recurrent_GNKK.to(dtype), start_TB, state_SBH, precision)
             y_TBH, last_SBH, *kept = forward(*given, save and not recompute)
         ctx.set_materialize_grads(False)
@@ -218,7 +225,7 @@ class _RNN(torch.autograd.Function):
         # Not saved tensors: the backward overwrites them, and a second backward makes them again.
         ctx.kept = kept if save and not recompute else None
         ctx.save_for_backward(*given[1:7], y_TBH)
-        return y_TBH[1:], *(last.to(first.dtype) for last, first in zip(last_SBH, states, strict=True))
+        return y_TBH[1:], *(last_SBH[k].to(first.dtype) for k, first in enumerate(states))
 
     @staticmethod
     def backward(ctx: Any, d_y_TBH: Tensor | None, *d_last: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -227,23 +234,30 @@ class _RNN(torch.autograd.Function):
                 "rnn: backend 'triton' is not twice differentiable (create_graph); use backend 'reference'"
             )
         x_TBD, weight, bias_CH, recurrent_GNKK, start_TB, state_SBH, y_TBH = ctx.saved_tensors
-        with torch.autocast(x_TBD.device.type, enabled=False):
-            buffer, saved = (
-                ctx.kept
-                or forward(ctx.cell, x_TBD, weight, bias_CH, recurrent_GNKK, start_TB, state_SBH, ctx.precision, True)[
-                    2:
-                ]
-            )
-            ctx.kept = None
+        with _types_as_they_are(x_TBD.device.type):
+            kept, ctx.kept = ctx.kept, None
+            if kept is None:
+                given = (ctx.cell, x_TBD, weight, bias_CH, recurrent_GNKK, start_TB, state_SBH, ctx.precision)
+                kept = forward(*given, True)[2:]
+            buffer, saved = kept
             d_y_TBH = torch.zeros_like(y_TBH[1:]) if d_y_TBH is None else d_y_TBH.to(y_TBH.dtype).contiguous()
             d_last_SBH = torch.zeros_like(state_SBH)
-            for part, gradient in zip(d_last_SBH, d_last, strict=True):
+            for k, gradient in enumerate(d_last):
                 if gradient is not None:
-                    part.copy_(gradient)
+                    d_last_SBH[k] = gradient
             d_x_TBD, d_weight, d_bias, d_recurrent_GNKK, d_first_SBH = backward(
-                ctx.cell, x_TBD, weight, recurrent_GNKK, start_TB, y_TBH, buffer, saved, d_y_TBH, d_last_SBH,
+                ctx.cell,
+                x_TBD,
+                weight,
+                recurrent_GNKK,
+                start_TB,
+                y_TBH,
+                buffer,
+                saved,
+                d_y_TBH,
+                d_last_SBH,
                 ctx.precision,
-            )  # fmt: skip
+            )
             d_recurrent_bias = None
             if ctx.cell == "gru":
                 units = bias_CH.shape[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .triton_forward import add_product, arrive, load_columns, sigmoid, store_columns, tanh, wait
+from .triton_forward import add_product, arrive, load_columns, sigmoid, tanh, wait
 
 
 @triton.jit
@@ -29,6 +29,15 @@ def load_states(y_ptr, saved_ptr, at, own, step, part, CELL: tl.constexpr):
         c, d = tl.load(saved_ptr + step + at, own, 0.0), tl.load(saved_ptr + part + step + at, own, 1.0)
         e = tl.load(saved_ptr + 2 * part + step + at, own, 0.0)
     return a, b, c, d, e
+
+
+@triton.jit
+def leave(ptr, at, own, gradient, total, LATER: tl.constexpr):
+    """Write the gradients of a gate; returns their sum over the rows, added to the total, unless that can wait."""
+    tl.store(ptr + at, gradient.to(ptr.dtype.element_ty), own)
+    if not LATER:
+        total += tl.sum(gradient, 0)
+    return total
 
 
 @triton.jit
@@ -105,6 +114,8 @@ def rnn_backward_kernel(
     GATES: tl.constexpr = 1 if CELL == "elman" else (3 if CELL == "gru" else 4)
     COLUMNS: tl.constexpr = 1 if CELL == "elman" else 4
     WIDTH: tl.constexpr = HEADS * UNITS
+    # Sums over rows wait for what others wait for, but where registers cannot hold the gradients so long.
+    LATER: tl.constexpr = EARLY or CELL == "gru"
     group, split = first_group + tl.program_id(0) // SPLITS, tl.program_id(0) % SPLITS
     block, head = group // HEADS, group % HEADS
     base = block.to(tl.int64) * BLOCK_B
@@ -170,21 +181,32 @@ def rnn_backward_kernel(
         before = s_0.to(tl.float32)
         if CELL == "elman":
             e_0 = d_h * (1.0 - before * before)
-            tl.store(gates_ptr + gates_at, e_0.to(gates_ptr.dtype.element_ty), own)
+            d_b_0 = leave(gates_ptr, gates_at, own, e_0, d_b_0, LATER)
             d_h = tl.where(time < 0, d_h, 0.0)
         if CELL == "gru":
             new, r, z, heard_n = g_0.to(tl.float32), g_1.to(tl.float32), g_2.to(tl.float32), g_3.to(tl.float32)
             before = tl.where(started, 0.0, before)
             e_0 = d_h * ((1.0 - z) * (1.0 - new * new))
-            e_1, e_2 = e_0 * (heard_n * r * (1.0 - r)), d_h * ((before - new) * z * (1.0 - z))
+            d_b_0 = leave(gates_ptr, gates_at, own, e_0, d_b_0, LATER)
+            e_1 = e_0 * (heard_n * r * (1.0 - r))
+            d_b_1 = leave(gates_ptr + WIDTH, gates_at, own, e_1, d_b_1, LATER)
             e_3 = e_0 * r
+            d_b_3 = leave(gates_ptr + 3 * WIDTH, gates_at, own, e_3, d_b_3, LATER)
+            e_2 = d_h * ((before - new) * z * (1.0 - z))
+            d_b_2 = leave(gates_ptr + 2 * WIDTH, gates_at, own, e_2, d_b_2, LATER)
             d_h = tl.where(started, 0.0, d_h * z)
         if CELL == "lstm":
             i, f, g, o = g_0.to(tl.float32), g_1.to(tl.float32), g_2.to(tl.float32), g_3.to(tl.float32)
             before, squashed = tl.where(started, 0.0, before), tanh(s_1.to(tl.float32))
             d_c += d_h * (o * (1.0 - squashed * squashed))
-            e_0, e_1 = d_c * (g * i * (1.0 - i)), d_c * (before * f * (1.0 - f))
-            e_2, e_3 = d_c * (i * (1.0 - g * g)), d_h * (squashed * o * (1.0 - o))
+            e_3 = d_h * (squashed * o * (1.0 - o))
+            d_b_3 = leave(gates_ptr + 3 * WIDTH, gates_at, own, e_3, d_b_3, LATER)
+            e_0 = d_c * (g * i * (1.0 - i))
+            d_b_0 = leave(gates_ptr, gates_at, own, e_0, d_b_0, LATER)
+            e_2 = d_c * (i * (1.0 - g * g))
+            d_b_2 = leave(gates_ptr + 2 * WIDTH, gates_at, own, e_2, d_b_2, LATER)
+            e_1 = d_c * (before * f * (1.0 - f))
+            d_b_1 = leave(gates_ptr + WIDTH, gates_at, own, e_1, d_b_1, LATER)
             d_c = tl.where(started, 0.0, d_c * f)
             d_h = tl.where(time < 0, d_h, 0.0)
         if CELL == "slstm":
@@ -200,15 +222,17 @@ def rnn_backward_kernel(
             rest = d_m - e_0 - d_held
             share = tl.where(i == 1.0, tl.where(f == 1.0, 0.5, 1.0), 0.0)
             e_0 += share * rest
+            d_b_0 = leave(gates_ptr, gates_at, own, e_0, d_b_0, LATER)
             d_held += (1.0 - share) * rest
             e_1 = d_held * sigmoid(-hold)
-            e_2, e_3 = d_c * (i * (1.0 - g * g)), ratio * (c * o * (1.0 - o))
+            d_b_1 = leave(gates_ptr + WIDTH, gates_at, own, e_1, d_b_1, LATER)
+            e_2 = d_c * (i * (1.0 - g * g))
+            d_b_2 = leave(gates_ptr + 2 * WIDTH, gates_at, own, e_2, d_b_2, LATER)
+            e_3 = ratio * (c * o * (1.0 - o))
+            d_b_3 = leave(gates_ptr + 3 * WIDTH, gates_at, own, e_3, d_b_3, LATER)
             d_c, d_n = tl.where(started, 0.0, d_c * f), tl.where(started, 0.0, d_n * f)
             d_m = tl.where(started | (n_before == 0.0), 0.0, d_held)
             d_h = tl.where(time < 0, d_h, 0.0)
-        # What the others wait for goes first.
-        if COLUMNS == 4:
-            store_columns(gates_ptr, gates_at, own, e_0, e_1, e_2, e_3, WIDTH)
         if SPLITS > 1:
             arrive(counter_ptr)
         if CELL == "gru":
@@ -216,8 +240,9 @@ def rnn_backward_kernel(
         else:
             y_before = tl.where(started, 0.0, tl.load(y_ptr + state_at, own, 0.0))
         tl.store(before_ptr + state_at, y_before, own)
-        d_b_0 += tl.sum(e_0, 0)
-        if COLUMNS == 4:
+        if LATER:
+            d_b_0 += tl.sum(e_0, 0)
+        if LATER and COLUMNS == 4:
             d_b_1 += tl.sum(e_1, 0)
             d_b_2 += tl.sum(e_2, 0)
             d_b_3 += tl.sum(e_3, 0)
