@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..backend import Backend, Op
-from .reference import elman_step, gru_step, lstm_step, slstm_step
+from .reference import elman_step, slstm_step
+from .step import gru_step, lstm_step
 
 __all__ = ["OP", "elman", "elman_step", "gru", "gru_step", "lstm", "lstm_step", "slstm", "slstm_step"]
 

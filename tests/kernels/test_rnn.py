@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mnemic.kernels import rnn
-from mnemic.kernels.rnn import loop
+from mnemic.kernels.rnn import loop, reference, step
 
 Close = Callable[[str, Tensor, Tensor], None]
 KINDS: dict[str, tuple[int, Callable[..., Any], Callable[..., Any]]] = {
@@ -333,3 +333,25 @@ def test_any_backend_can_recompute(backend: str, close: Close) -> None:
     want = run("gru", given, start, backend)
     for name, got in run("gru", given, start, backend, recompute=True).items():
         close(name, got, want[name])
+
+
+@pytest.mark.usefixtures("poison")
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("chance", [0.0, 0.3])
+@pytest.mark.parametrize("kind", LOOPED)
+def test_a_step_of_many_rows_is_the_definition(
+    kind: str, chance: float, dtype: torch.dtype, heads: int, close: Close
+) -> None:
+    rows = step.MANY
+    x, *given = leaves(kind, (1, rows, 3, 4, heads), dtype).values()
+    start = starts(1, rows, chance)[0]
+    want = getattr(reference, f"{kind}_step")(x[0], *given, start)
+    with torch.no_grad():
+        assert step.quick(x[0])
+        for part in given[-1:] if kind == "gru" else given[-2:]:  # what is forgotten does not matter
+            part[start] = torch.nan
+        got = getattr(rnn, f"{kind}_step")(x[0], *given, start)
+    for one, other in zip(got if kind == "lstm" else [got], want if kind == "lstm" else [want], strict=True):
+        close("state", one, other.detach())
+    assert not step.quick(x[0])  # with gradients, it is the definition
