@@ -46,7 +46,7 @@ BACKWARD = [
     Choice(16, 64, 4, 3, True, 1),
     Choice(16, 128, 4, 3, True, 2),
     Choice(64, 32, 4, 3, True, 2),
-    Choice(128, 64, 8, 3, False, 1),
+    Choice(128, 64, 8, 2, False, 1),
 ]
 # In float32 the weights are twice as large.
 FORWARD_FLOAT32 = [
@@ -60,7 +60,7 @@ BACKWARD_FLOAT32 = [
     Choice(16, 32, 4, 3, True, 2),
     Choice(32, 64, 4, 3, True, 1),
     Choice(64, 32, 4, 3, True, 2),
-    Choice(128, 64, 8, 3, False, 1),
+    Choice(128, 64, 8, 2, False, 1),
 ]
 
 
@@ -89,13 +89,12 @@ def plan(
             choice.units <= 64 or 64 < units <= choice.units
         ):
             break
-    large, many = choice.rows == 128, choice.rows * choice.units > 2048
-    if (
-        (large and forward and gates == 4)
-        or (large and size == 4 and precision == "tf32x3")
-        or (many and cell == "slstm")
-    ):
-        choice = Choice(32, 64, 4, 3, True, 2)  # more would not fit into registers
+    # Where registers or the memory of the chip would not hold that many numbers, less at a time is faster.
+    precise = size == 4 and precision == "tf32x3"
+    if (gates == 4 and choice.rows > 32) or (precise and choice.rows > 64) or (cell == "slstm" and choice.units > 64):
+        choice = Choice(32, 64, 4, 3, True, 2)
+    if gates == 4 and choice.units > 64:
+        choice = choice._replace(warps=8, stages=2)
     per_stage = keys * size * ((1 if forward else gates) * choice.rows + gates * choice.units)
     memory = getattr(has, "shared_memory_per_block_optin", 101376) - 2048
     stages = max(1, min(choice.stages, memory // per_stage))
