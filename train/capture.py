@@ -15,6 +15,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -211,7 +212,8 @@ class LearningGraph:
         average: Average | None = None,
     ) -> None:
         self.config, self.policy, self.optimizer, self.window = config, policy, optimizer, window
-        self._average, self._rows, self._precision = average, window.value.shape[1], precision
+        self._average, self._rows = average, window.value.shape[1]
+        self._unrecorded = partial(learn, config, policy, optimizer, precision=precision, average=average)
         device, size = policy.device, self._rows // config.minibatches
         self._number = torch.zeros(1, dtype=torch.int64, device=device)  # of the minibatch
         self._order_MR = torch.zeros(config.epochs * config.minibatches, size, dtype=torch.int64, device=device)
@@ -253,6 +255,7 @@ class LearningGraph:
 
         self._minibatch = minibatch
         self._recorded: dict[Hashable, Graph[None]] = {}
+        self._full = False
         rehearse(begin)
         self._begin = Graph(begin)
         self._advantage_TB = self._begin.output
@@ -283,6 +286,19 @@ class LearningGraph:
             self._bad.zero_()
             self.policy.zero_grad(set_to_none=True)
 
+    def _another(self, plan: Hashable) -> bool:
+        """Record a minibatch of one more plan; say whether there was room for it."""
+        if len(self._recorded) < MOST_PLANS and not self._full:
+            try:
+                self._record(plan)
+            except RuntimeError as error:  # the device's memory is used up, say
+                self._full = True
+                reason = " ".join(str(error).split())[:300]
+                warnings.warn(
+                    f"learning is recorded for {len(self._recorded)} plans and no more: {reason}", stacklevel=4
+                )
+        return plan in self._recorded
+
     def __call__(self, window: Window, generator: torch.Generator, *, remaining: float) -> dict[str, float]:
         """Do as `learn`.
 
@@ -293,19 +309,8 @@ class LearningGraph:
         if window is not self.window:
             _write(self.window, window)
         plan = self.policy.core.plan(window.memory, window.inputs.trial_start)
-        if plan not in self._recorded:
-            if len(self._recorded) == MOST_PLANS:
-                return learn(
-                    config,
-                    self.policy,
-                    self.optimizer,
-                    window,
-                    generator,
-                    remaining=remaining,
-                    precision=self._precision,
-                    average=self._average,
-                )
-            self._record(plan)
+        if plan not in self._recorded and not self._another(plan):
+            return self._unrecorded(window, generator, remaining=remaining)
         rate, entropy_weight = rates(config, remaining)
         self._rate.fill_(rate)
         self._entropy_weight.fill_(entropy_weight)
@@ -388,8 +393,11 @@ class Graphs:
         precision: torch.dtype,
         average: Average | None = None,
     ) -> LearningGraph | None:
-        """Return what learns from a window, or None where it is `learn` that has to."""
-        if not self._may("learning", policy.device):
+        """Return what learns from a window, or None where it is `learn` that has to.
+
+        With other processes all have to do the same at the same time, so nobody records by a plan of its own rows.
+        """
+        if not self._may("learning", policy.device) or (policy.core.settles and average is not None):
             return None
         if not isinstance(optimizer, torch.optim.Adam):
             return None
