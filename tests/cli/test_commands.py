@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from mnemic.agents.checkpoint import read
+from mnemic.cli import choices
 from mnemic.cli.main import main
 from mnemic.kernels.backend import OPS, prefer
 from mnemic.train.ppo import learn
@@ -184,3 +185,11 @@ def test_a_kernel_that_cannot_run_is_refused_before_there_is_a_folder(tmp_path: 
     assert main(["train", "--run", str(tmp_path / "run"), "--kernels", "rnn=loop", *TINY]) == 2
     assert "rnn: backend 'loop' cannot run here: no luck; what can: " in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_task_whose_recipe_needs_a_gpu_has_general_defaults_without_one(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choices.recipe_for("dark-key-to-door") is None
+    assert choices.recipe_for("endless-tmaze") is not None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choices.recipe_for("dark-key-to-door").device == "cuda"
