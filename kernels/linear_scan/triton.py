@@ -126,7 +126,7 @@ def _last(tile, J: tl.constexpr):
 def _forward(
     a, b, h, start, y, last,
     T, B, D, a_t, a_b, a_d, b_t, b_b, b_d, start_t, start_b,
-    J: tl.constexpr, R: tl.constexpr, C: tl.constexpr, STAGES: tl.constexpr, ALIGN: tl.constexpr, COMPLEX: tl.constexpr,
+    J: tl.constexpr, R: tl.constexpr, C: tl.constexpr, ALIGN: tl.constexpr, COMPLEX: tl.constexpr,
     WIDE: tl.constexpr,
 ):  # fmt: skip
     row, column, here = _block(B, D, R, C)
@@ -136,7 +136,7 @@ def _forward(
     channel, N = row * D + column, (zero + B) * D
     a_at, b_at = row * a_b + column * a_d, row * b_b + column * b_d
     state, state_i = _load(h, channel, here, COMPLEX, WIDE)
-    for first in tl.range(0, T, J, num_stages=STAGES):
+    for first in range(0, T, J):
         when = first + tl.arange(0, J).to(tl.int64)
         t = when[:, None, None]
         inside = (t < T) & here
@@ -156,7 +156,7 @@ def _forward(
 def _backward(
     a, h, start, y, d_y, d_last, d_a, d_b, d_h,
     T, B, D, a_t, a_b, a_d, y_t, y_b, y_d, start_t, start_b,
-    J: tl.constexpr, R: tl.constexpr, C: tl.constexpr, STAGES: tl.constexpr, ALIGN: tl.constexpr, SUM: tl.constexpr,
+    J: tl.constexpr, R: tl.constexpr, C: tl.constexpr, ALIGN: tl.constexpr, SUM: tl.constexpr,
     COMPLEX: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Walk from the last step to the first: g[t] = d_y[t] + conj(a[t+1]) g[t+1], and 0 in place of g[t+1] at a start.
@@ -177,7 +177,7 @@ def _backward(
     h_real, h_imag = _load(h, channel, here, COMPLEX, WIDE)
     total = tl.zeros([1, R, C], WIDE)
     total_i = total
-    for first in tl.range(0, T, J, num_stages=STAGES):
+    for first in range(0, T, J):
         when = (T - 1 - first) - tl.arange(0, J).to(tl.int64)
         t = when[:, None, None]
         inside, follows, follows_h = (t >= 0) & here, (t >= 0) & (t < T - 1) & here, (t > 0) & here
@@ -330,22 +330,24 @@ class Walk(NamedTuple):
     warps: int
     single: bool = False
     """Lanes own one column each, not as many as one load takes."""
-    stages: int = 1
 
 
-MANY = 1 << 17
+MANY = 1 << 19
 """From this many channels on, one step at a time keeps a GPU's memory busy."""
 
 
 def walk(steps: int, batch: int, width: int, size: int) -> Walk:
     """Choose by the sizes, and the bytes of a number."""
-    if batch * width >= MANY:
-        lanes = 64 * max(1, 16 // size)
-        columns = min(lanes, triton.next_power_of_2(width))
-        return Walk(lanes // columns, columns, 1, 2)
+    channels = batch * width
+    if channels >= MANY or steps == 1:
+        most, warps = {2: (256, 1), 4: (256, 2)}.get(size, (64, 2))
+        columns = min(most, triton.next_power_of_2(width))
+        return Walk(most // columns, columns, 1, warps)
     columns = min(32, triton.next_power_of_2(width))
     rows = min(32 // columns, triton.next_power_of_2(batch))
-    return Walk(rows, columns, min(16, triton.next_power_of_2(steps)), 1, True)
+    # The fewer the channels, the more of a program's time is waiting: it asks for more at once, as registers allow.
+    most = 32 if channels <= 1 << 13 and size <= 4 else 16
+    return Walk(rows, columns, min(most, triton.next_power_of_2(steps)), 1, True)
 
 
 def forward(a_TBD: Tensor, b_TBD: Tensor, h_BD: Tensor, start_TB: Tensor) -> tuple[Tensor, Tensor]:
@@ -361,11 +363,11 @@ def forward(a_TBD: Tensor, b_TBD: Tensor, h_BD: Tensor, start_TB: Tensor) -> tup
     by = walk(steps, batch, width, b_TBD.element_size())
     grid = (triton.cdiv(batch, by.rows) * triton.cdiv(width, by.columns),)
     block = {"R": by.rows, "C": by.columns, "num_warps": by.warps}
-    tile = {"STAGES": by.stages, "ALIGN": b_TBD.element_size() if by.single else 0}
+    tile = {"J": by.steps, "ALIGN": b_TBD.element_size() if by.single else 0}
     if by.steps == 1:
         _forward_steps[grid](*tensors, steps, batch, width, *strides, **block, **kind)
     else:
-        _forward[grid](*tensors, steps, batch, width, *strides, J=by.steps, **tile, **block, **kind)
+        _forward[grid](*tensors, steps, batch, width, *strides, **tile, **block, **kind)
     return y_TBD, last_BD
 
 
@@ -400,11 +402,11 @@ def backward(
         by = walk(steps, batch, width, y_TBD.element_size())
         grid = (triton.cdiv(batch, by.rows) * triton.cdiv(width, by.columns),)
         block = {"R": by.rows, "C": by.columns, "num_warps": by.warps}
-        tile = {"STAGES": by.stages, "ALIGN": y_TBD.element_size() if by.single else 0}
+        tile = {"J": by.steps, "ALIGN": y_TBD.element_size() if by.single else 0}
         if by.steps == 1:
             _backward_steps[grid](*tensors, steps, batch, width, *strides, **block, **kind)
         else:
-            _backward[grid](*tensors, steps, batch, width, *strides, J=by.steps, **tile, **block, **kind)
+            _backward[grid](*tensors, steps, batch, width, *strides, **tile, **block, **kind)
     if d_a is not None:
         d_a = d_a.sum_to_size(a_TBD.shape).to(a_TBD.dtype)
     return d_a, d_b_TBD, d_h_BD
