@@ -1,11 +1,12 @@
 """The linear scan in Triton: channels across lanes, time in tiles, one pass over memory each way.
 
-A program owns C channels (a channel is one entry of B x D) and walks over time in tiles of J steps. All loads of a
-tile are in flight at once. Inside a tile the steps are composed by an associative scan, which costs no exchange
-between lanes where a tile is as wide as the program has lanes, and splits time over lanes where channels are few.
+A program owns R rows and C columns. Where these channels are many on the whole, it walks step by step, and what keeps
+the memory busy is the number of programs. Where they are few, it takes J steps at once, whose loads are all in flight,
+and composes them by an associative scan; each lane owns one column, so that time lies in its registers and the scan
+exchanges nothing between lanes (with fewer columns than lanes, a little).
 A step is a triple (forgets, a, b); composing two selects and does not multiply by 0, so that nothing leaks.
 
-Shapes: T time, B rows, D features, J steps of a tile, C channels of a program.
+Shapes: T time, B rows, D features, J steps of a tile, R rows and C columns of a program.
 """
 
 from __future__ import annotations

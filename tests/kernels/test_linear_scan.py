@@ -95,16 +95,16 @@ def test_mixed_types(backend: str, close: Any) -> None:
 
 @pytest.mark.usefixtures("poison")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
-@pytest.mark.parametrize("sizes", [(1, 1, 5), (1, 3, 5), (7, 1, 5), (7, 3, 1), (1, 1, 1)], ids=str)
+@pytest.mark.parametrize("sizes", [(1, 1, 3), (1, 2, 3), (5, 1, 3), (5, 2, 1), (1, 1, 1)], ids=str)
 def test_what_is_the_same_throughout(backend: str, sizes: tuple[int, ...], dtype: torch.dtype, close: Any) -> None:
     """Sizes of 1 and expanded tensors are one system, and its gradient is the sum over where it is used."""
-    (a, *others), start = inputs((7, 3, 5), dtype)
+    (a, *others), start = inputs((5, 2, 3), dtype)
     a = a[tuple(map(slice, sizes))].detach()
-    want = run([a.expand(7, 3, 5).clone(), *others], start, "reference")
+    want = run([a.expand(5, 2, 3).clone(), *others], start, "reference")
     want[2] = want[2].sum_to_size(sizes)
     compare(close, run([a, *others], start, backend), want)
     leaf = a.clone().requires_grad_()
-    y, last = linear_scan(leaf.expand(7, 3, 5), *others, start, backend)
+    y, last = linear_scan(leaf.expand(5, 2, 3), *others, start, backend)
     other = a.clone().requires_grad_()
     y_other, last_other = linear_scan(other, *others, start, backend)
     assert torch.equal(y, y_other)
@@ -132,7 +132,7 @@ def test_strides_of_all_kinds(backend: str, close: Any) -> None:
 @pytest.mark.parametrize("at", [0, 1, 6])
 def test_a_start_leaves_no_trace_of_the_past(backend: str, at: int, dtype: torch.dtype) -> None:
     """The same bits whatever came before, NaN included, and no gradient to it; what is kept at a start is not read."""
-    leaves, start = inputs((9, 2, 3), dtype)
+    leaves, start = inputs((8, 2, 2), dtype)
     start[at] = True
     want = run(leaves, start, backend, since=at)
     for past in (1e3, torch.nan):
@@ -187,7 +187,7 @@ def test_only_the_gradients_that_are_asked_for(backend: str) -> None:
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
-@pytest.mark.parametrize("shape", [(16, 4, 32), (4, 1024, 256)], ids=str)
+@pytest.mark.parametrize("shape", [(16, 4, 32), (4, 2048, 256)], ids=str)
 def test_it_can_be_captured_in_a_graph(shape: tuple[int, ...], close: Any) -> None:
     leaves, start = inputs(shape, torch.float32)
     leaves = [leaf.requires_grad_() for leaf in leaves]
