@@ -77,5 +77,9 @@ def _peers(window: list[Tensor]) -> dict[str, Run]:
     if importlib.util.find_spec("torchrl") is None:
         return {}
     _, reward, value, after, terminated, done = (part.t().contiguous()[..., None] for part in window)
-    theirs = importlib.import_module("torchrl.objectives.value.functional").vec_generalized_advantage_estimate
-    return {"TorchRL vectorised": lambda: theirs(GAMMA, LAM, value, after, reward, done, terminated)}
+
+    def run() -> None:
+        theirs = importlib.import_module("torchrl.objectives.value.functional").vec_generalized_advantage_estimate
+        theirs(GAMMA, LAM, value, after, reward, done, terminated)
+
+    return {"TorchRL vectorised": run}
