@@ -12,6 +12,7 @@ Shapes: T time, B rows, M minibatches of a pass, R rows of a minibatch, F figure
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from ..agents.noise import plain
 from ..agents.policy import Policy
 from ..envs.native import NativeEnv
 from ..envs.step import Env
@@ -58,7 +60,7 @@ class Graph(Generic[Output]):
     ) -> None:
         self._graph = torch.cuda.CUDAGraph()
         if generator is not None:
-            self._graph.register_generator_state(generator)
+            self._graph.register_generator_state(plain(generator))
         with torch.cuda.graph(self._graph, pool=None if beside is None else beside._graph.pool()):
             self.output = function()
 
@@ -155,7 +157,6 @@ class StepGraph:
 
     def __init__(self, env: Env, policy: Policy, acting: Acting, generator: torch.Generator) -> None:
         self._for = (env, policy, generator)
-        self._policy = policy
 
         def step() -> Moment:
             moment = act_once(env, policy, self.acting, generator, policy.advance)
@@ -276,8 +277,13 @@ class LearningGraph:
             group["lr"] = self._rate
         self._bad.fill_(1)
         self._begin.replay()
+
+        def rehearsal() -> None:
+            self._minibatch(plan)
+            self._number.zero_()  # there may be no second minibatch
+
         try:
-            rehearse(lambda: self._minibatch(plan))
+            rehearse(rehearsal)
             self._recorded[plan] = Graph(lambda: self._minibatch(plan), beside=beside)
         finally:
             self._bad.zero_()
@@ -335,7 +341,7 @@ class LearningGraph:
         place = {name: number for number, name in enumerate(self._names)}
         for figures in seen:
             loss, norm = figures[place["loss"]], figures[place["grad_norm"]]
-            if not torch.isfinite(torch.tensor(loss + norm)):
+            if not math.isfinite(loss + norm):
                 self._bad.zero_()
                 raise diverged(loss, norm)
 
@@ -388,8 +394,12 @@ class Graphs:
         precision: torch.dtype,
         average: Average | None = None,
     ) -> LearningGraph | None:
-        """Return what learns from a window, or None where it is `learn` that has to."""
-        if not self._may("learning", policy.device):
+        """Return what learns from a window, or None where it is `learn` that has to.
+
+        That is so, too, where processes that learn together may have windows of different plans: a rehearsal averages,
+        and all must come to it at once.
+        """
+        if not self._may("learning", policy.device) or (average is not None and policy.core.settles):
             return None
         if not isinstance(optimizer, torch.optim.Adam):
             return None
@@ -414,6 +424,7 @@ class Graphs:
         )
 
 
+@torch.no_grad()  # as in acting: a step with gradients would be compiled apart
 def compile_env(env: NativeEnv, acting: Acting) -> None:
     """Compile the steps of an environment, or say why that failed and leave them as they are."""
     env.compile()

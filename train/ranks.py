@@ -229,6 +229,10 @@ def together(launch: Launch, device: torch.device) -> Iterator[Ranks]:
         yield Ranks()
         return
     global _store
+    # Optimisers load this when they are made; loaded while a group stands, it keeps the group alive beyond its end, and
+    # a thread of gloo's that gives a tensor back while Python is ending then aborts the process (seen in torch 2.13).
+    import torch._dynamo
+
     if device.type == "cuda":
         torch.cuda.set_device(device)
     with _together("find each other"):
@@ -242,11 +246,8 @@ def together(launch: Launch, device: torch.device) -> Iterator[Ranks]:
         )
     _store = PrefixStore("mnemic", store)
     yield Ranks(launch, _store)
-    # Not after an error: ranks that are gone or stuck cannot say goodbye. Else the last exchange must carry no tensors:
-    # gloo gives them back in a thread of its own, and a Python that is already ending would abort there.
+    # Not after an error: ranks that are gone or stuck cannot say goodbye.
     _store = None
-    with _together("end with the others"):
-        dist.barrier()
     dist.destroy_process_group()
 
 
@@ -270,7 +271,7 @@ def is_spokesman() -> bool:
             return False
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
-        time.sleep(15.0 if _store is None else 1.0)  # some may still be loading, and will find the same mistake
+        time.sleep(60.0 if _store is None else 1.0)  # some may still be loading, and will find the same mistake
     return False
 
 

@@ -143,24 +143,41 @@ def collect(
 
 
 class _Looked:
-    """What final observations are worth, evaluated at once, for the rows whose episode was cut off and no others."""
+    """What final observations are worth, for the rows whose episode was cut off and no others.
+
+    Where rows are out of step some are cut off in nearly every step. So they wait for each other, until together they
+    are as many as the batch: a policy takes hardly longer for many rows than for a few.
+    """
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self.last_T: list[tuple[Tensor, Tensor]] = []
+        self.last_T: list[tuple[Tensor, Tensor]] = []  # where episodes were cut off, and what their ends are worth
+        self.waiting: list[tuple[int, Tensor, State]] = []  # the step, which rows, and their last moment
 
     def note(self, step: Step, action: Tensor, memory: State, cut_off_B: Tensor) -> None:
         """Take in what followed an action, and the memory that the policy had then."""
-        value_B = torch.zeros_like(step.reward)
         index = cut_off_B.nonzero().squeeze(1)
         if len(index):
-            last = rows(_final_inputs(step, action), index)
-            value_B = value_B.index_copy(0, index, self.policy.step(last, rows(memory, index))[0].value)
-        self.last_T.append((cut_off_B, value_B))
+            self.waiting.append((len(self.last_T), index, rows((_final_inputs(step, action), memory), index)))
+        self.last_T.append((cut_off_B, torch.zeros_like(step.reward)))
+        if sum(len(index) for _, index, _ in self.waiting) >= len(cut_off_B):
+            self._evaluate()
 
     def values(self, value_T: list[Tensor]) -> list[Tensor]:
         """Put what final observations are worth in the place of the values of what came after them."""
+        self._evaluate()
         return [torch.where(cut, last, value) for (cut, last), value in zip(self.last_T, value_T, strict=True)]
+
+    def _evaluate(self) -> None:
+        if not self.waiting:
+            return
+        inputs, memory = map_state(lambda *some: torch.cat(some), *(moment for _, _, moment in self.waiting))
+        value_N = self.policy.step(inputs, memory)[0].value
+        found = value_N.split([len(index) for _, index, _ in self.waiting])  # type: ignore[no-untyped-call]
+        for (t, index, _), value in zip(self.waiting, found, strict=True):
+            cut_off_B, last_B = self.last_T[t]
+            self.last_T[t] = cut_off_B, last_B.index_copy(0, index, value)
+        self.waiting = []
 
 
 class _Held:

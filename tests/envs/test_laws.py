@@ -69,6 +69,7 @@ def test_a_gpu_gives_the_same_bits(name: str, options: dict[str, Any]) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize(("name", "options"), VARIANTS, ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own parts
 def test_compiled_steps_give_the_same_bits(name: str, options: dict[str, Any]) -> None:
     said = []
     for device in ("cpu", "cuda"):

@@ -185,7 +185,11 @@ def optimizer_of(policy):
     return torch.optim.Adam(policy.parameters(), 1e-3, eps=1e-5, fused=True)
 
 
-@pytest.mark.parametrize("options", [{}, {"target_kl": 1e-5}, {"schedule": "constant"}, {"cut_returns": False}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"target_kl": 1e-5}, {"schedule": "constant"}, {"cut_returns": False}, {"epochs": 1, "minibatches": 1}],
+    ids=str,
+)
 def test_a_learning_graph_learns_as_learn_does(toys, options):
     config = replace(CONFIG, learning_rate=1e-2, **options)
     weights, said = [], []
@@ -204,12 +208,36 @@ def test_a_learning_graph_learns_as_learn_does(toys, options):
                 )
                 said[-1].append(learned)
         weights.append({name: part.clone() for name, part in policy.state_dict().items()})
-        assert {int(state["step"]) for state in optimizer.state.values()} == {2 if "target_kl" in options else 8} or (
-            "target_kl" in options
-        )
+        steps = {int(state["step"]) for state in optimizer.state.values()}
+        passes = sum(int(figures["passes"]) for figures in said[-1])
+        assert steps == {passes * config.minibatches}
     for captured, plain in zip(*said, strict=True):
         assert captured == pytest.approx(plain, rel=1e-4, abs=1e-6)
         assert list(captured) == list(plain)
+    for name, part in weights[1].items():
+        torch.testing.assert_close(weights[0][name], part, rtol=1e-5, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize(("most", "recorded"), [(12, 3), (2, 2)])
+def test_each_plan_of_a_core_is_recorded_until_there_are_too_many(toys, monkeypatch, most, recorded):
+    monkeypatch.setattr(capture, "MOST_PLANS", most)
+    weights = []
+    for captured in (True, False):
+        env, policy, acting, generator = setting(toys)
+        plans = iter("aabcab")
+        monkeypatch.setattr(policy.core, "plan", lambda *_, plans=plans: next(plans))
+        optimizer, shuffling, graph = optimizer_of(policy), torch.Generator().manual_seed(1), None
+        for _ in range(5):
+            window, acting = collect(env, policy, acting, LENGTH, generator, True)
+            if captured:
+                graph = graph or LearningGraph(CONFIG, policy, optimizer, window, torch.float32)
+                graph(window, shuffling, remaining=0.5)
+            else:
+                learn(CONFIG, policy, optimizer, window, shuffling, remaining=0.5, precision=torch.float32)
+        if graph:
+            assert len(graph._recorded) == recorded
+        assert {int(state["step"]) for state in optimizer.state.values()} == {20}
+        weights.append({name: part.clone() for name, part in policy.state_dict().items()})
     for name, part in weights[1].items():
         torch.testing.assert_close(weights[0][name], part, rtol=1e-5, atol=1e-6, msg=name)
 

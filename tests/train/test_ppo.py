@@ -131,7 +131,7 @@ def test_minibatches_are_whole_rows_and_each_row_comes_once_a_pass(toys, monkeyp
     seen = []
     unroll = policy.unroll
     monkeypatch.setattr(
-        policy, "unroll", lambda inputs, memory: (seen.append(inputs.reward[0].tolist()), unroll(inputs, memory))[1]
+        policy, "unroll", lambda inputs, *rest: (seen.append(inputs.reward[0].tolist()), unroll(inputs, *rest))[1]
     )
     taught(policy, marked, minibatches=3, epochs=2)
     assert [len(rows) for rows in seen] == [2] * 6

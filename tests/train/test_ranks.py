@@ -16,7 +16,7 @@ from torch.distributed import HashStore
 
 from mnemic.agents.checkpoint import read
 from mnemic.agents.heads import build_head
-from mnemic.agents.noise import PartGenerator, draw
+from mnemic.agents.noise import PartGenerator, draw, plain
 from mnemic.cli.main import main
 from mnemic.envs import make_config as make_env
 from mnemic.train.config import PPOConfig, TrainConfig
@@ -399,3 +399,14 @@ def test_a_rank_that_is_killed_leaves_good_checkpoints_and_one_line(tmp_path):
     assert len(complaints) == 1
     for words in ("a rank could not ", "another has ended", "the last good checkpoint is ", "checkpoints/0"):
         assert words in complaints[0]
+
+
+def test_the_state_of_a_part_is_that_of_the_whole():
+    whole, part = torch.Generator().manual_seed(3), PartGenerator("cpu", 1, 2).manual_seed(3)
+    draw(torch.rand, (4, 2), whole), draw(torch.rand, (2, 2), part)
+    assert torch.equal(part.get_state(), whole.get_state())
+    other = PartGenerator("cpu", 0, 2).set_state(whole.get_state())
+    rows = [draw(torch.rand, (2,), generator) for generator in (other, part)]
+    assert torch.equal(torch.cat(rows), draw(torch.rand, (4,), whole))
+    assert type(plain(part)) is torch.Generator  # CUDA graphs take no subclass
+    assert plain(whole) is whole
