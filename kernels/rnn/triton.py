@@ -123,16 +123,21 @@ def backward(
 
     d_rows, before = buffer.view(time * batch, -1), before_TBH.view(time * batch, -1)
     of_input, of_hidden = d_rows[:, : len(input_weight)], d_rows[:, -gates * heads * units :]
-    if heads == 1:
-        d_recurrent_GNKK = _mm(of_hidden.t(), before).view(gates, 1, units, units)
-    else:
-        of_hidden_GNKR = of_hidden.view(-1, gates, heads, units).permute(1, 2, 3, 0)
-        before_NRK = before.view(-1, heads, units).transpose(0, 1)
-        d_recurrent_GNKK = torch.stack([_mm(of_gate_NKR, before_NRK) for of_gate_NKR in of_hidden_GNKR])
-    del before, before_TBH  # the gradient of the inputs may take its place
+    d_recurrent_GNKK = _recurrent_gradient(of_hidden, before, gates, heads)
+    del tensors, before, before_TBH  # the gradient of the inputs may take its place
     d_weight = _mm(of_input.t(), x_TBD.reshape(-1, width))
     d_x_TBD = (of_input @ input_weight).view(time, batch, width)
     return d_x_TBD, d_weight, d_bias.sum(0), d_recurrent_GNKK, d_first_SBH
+
+
+def _recurrent_gradient(of_hidden: Tensor, before: Tensor, gates: int, heads: int) -> Tensor:
+    """Return (G, N, K, K) from the gradients of the gates (T B, G H), and the units that they heard (T B, H)."""
+    units = before.shape[1] // heads
+    if heads == 1:
+        return _mm(of_hidden.t(), before).view(gates, 1, units, units)
+    of_hidden_GNKR = of_hidden.view(-1, gates, heads, units).permute(1, 2, 3, 0)
+    before_NRK = before.view(-1, heads, units).transpose(0, 1)
+    return torch.stack([_mm(of_gate_NKR, before_NRK) for of_gate_NKR in of_hidden_GNKR])
 
 
 def _mm(left: Tensor, right: Tensor) -> Tensor:
