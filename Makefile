@@ -37,7 +37,9 @@ check: $(VENV)/.dev  ## lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.dev  ## steps per second beside other projects, in one run
+bench: $(VENV)/.dev  ## kernels, environments and training, beside other projects
+	$(BIN)/mnemic bench kernels
+	$(BIN)/mnemic bench envs
 	$(BIN)/mnemic bench train --against sb3
 	$(BIN)/mnemic bench train --against torchrl
 

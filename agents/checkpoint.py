@@ -114,6 +114,7 @@ def policy_contents(policy: Policy) -> tuple[str, dict[str, Any], dict[str, Tens
         "memory": config_to_dict(policy.memory_config),
         "observation_space": _space_to_dict(policy.observation_space),
         "action_space": _space_to_dict(policy.action_space),
+        "separate_critic": policy.separate_critic,
     }
     return "policy", data, dict(policy.state_dict())
 
@@ -131,6 +132,7 @@ def load_policy(folder: Path, device: torch.device | str = "cpu") -> Policy:
             config_from_dict(data["memory"]),
             _space_from_dict(data["observation_space"]),
             _space_from_dict(data["action_space"]),
+            separate_critic=data.get("separate_critic", False),  # checkpoints from before it have no such entry
         )
         policy.load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -13,6 +13,8 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .noise import draw
+
 
 class ActionHead(nn.Module, ABC):
     """A distribution over actions, described by A numbers that a linear layer gives."""
@@ -49,7 +51,7 @@ class CategoricalHead(ActionHead):
 
     def sample(self, given: Tensor, generator: torch.Generator | None) -> Tensor:
         """Draw by the Gumbel trick: the largest logit after adding -log(-log(u))."""
-        noise = torch.rand(given.shape, generator=generator, device=given.device)
+        noise = draw(torch.rand, given.shape, generator, given.device)
         return (given.float() - torch.log(-torch.log(noise.clamp_(1e-20, 1 - 1e-7)))).argmax(-1)
 
     def mode(self, given: Tensor) -> Tensor:
@@ -80,7 +82,7 @@ class GaussianHead(ActionHead):
 
     def sample(self, given: Tensor, generator: torch.Generator | None) -> Tensor:
         """Draw mean + std * noise."""
-        noise = torch.randn(given.shape, generator=generator, device=given.device)
+        noise = draw(torch.randn, given.shape, generator, given.device)
         return given.float() + self.log_std.exp() * noise
 
     def mode(self, given: Tensor) -> Tensor:

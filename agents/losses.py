@@ -44,16 +44,19 @@ def ppo_loss(
     old_log_prob: Tensor,
     old_value: Tensor,
     advantage: Tensor,
-    entropy_weight: float | None = None,
+    entropy_weight: float | Tensor | None = None,
+    moments: tuple[Tensor, Tensor] | None = None,
 ) -> Loss:
     """Return the loss of a minibatch, to be minimised.
 
     The target of the value is the old value plus the advantage (before it is normalised). The value loss is half the
-    mean square. `approx_kl` is the low-variance estimate mean(r - 1 - log r) of KL(old || new).
+    mean square. `moments` are the mean and the deviation that the advantage is normalised by; None: its own.
+    `approx_kl` is the low-variance estimate mean(r - 1 - log r) of KL(old || new).
     """
     target = old_value + advantage
     if config.normalise_advantage:
-        advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
+        mean, deviation = moments or (advantage.mean(), advantage.std(correction=0))
+        advantage = (advantage - mean) / (deviation + 1e-8)
     log_ratio = log_prob - old_log_prob
     ratio = log_ratio.exp()
     clipped = ratio.clamp(1 - config.clip, 1 + config.clip)

@@ -5,14 +5,17 @@ Shapes: T time, B rows, D features, A numbers that describe an action distributi
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import NamedTuple
 
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..memory.core import MemoryConfig, State
-from .encoder import Encoder, EncoderConfig, Inputs
+from ..memory.pair import Pair
+from .encoder import Encoder, EncoderConfig, EncoderPair, Inputs
 from .heads import build_head
 
 
@@ -24,13 +27,15 @@ class Output(NamedTuple):
 
 
 class Policy(nn.Module):
-    """An actor and a critic on one memory.
+    """An actor and a critic, on one memory or on one each.
 
     Args:
         encoder: options of the encoder.
         memory: options of the memory core.
         observation_space: of one row.
         action_space: of one row.
+        separate_critic: give the critic an encoder and a core of its own, with the same options; the features of both
+            then lie side by side, the actor's first.
     """
 
     def __init__(
@@ -39,12 +44,17 @@ class Policy(nn.Module):
         memory: MemoryConfig,
         observation_space: spaces.Space[object],
         action_space: spaces.Space[object],
+        *,
+        separate_critic: bool = False,
     ) -> None:
         super().__init__()
-        self.encoder_config, self.memory_config = encoder, memory
+        self.encoder_config, self.memory_config, self.separate_critic = encoder, memory, separate_critic
         self.observation_space, self.action_space = observation_space, action_space
-        self.encoder = Encoder(encoder, observation_space, action_space, memory.width)
+        self.encoder: Encoder | EncoderPair = Encoder(encoder, observation_space, action_space, memory.width)
         self.core = memory.build()
+        if separate_critic:
+            critic = Encoder(encoder, observation_space, action_space, memory.width)
+            self.encoder, self.core = EncoderPair(self.encoder, critic), Pair(self.core, memory.build())
         self.head = build_head(action_space)
         # One matrix for actor and critic saves a call in every step; small actor weights make the first policy uniform.
         self.out = nn.Linear(memory.width, self.head.size + 1)
@@ -66,11 +76,28 @@ class Policy(nn.Module):
         y_BD, memory = self.core.step(self.encoder(inputs), memory, inputs.trial_start)
         return self._output(y_BD), memory
 
-    def unroll(self, inputs: Inputs, memory: State) -> tuple[Output, State]:
-        """Take T steps at once: inputs (T, B, ...), memory of B rows before the first."""
-        y_TBD, memory = self.core.unroll(self.encoder(inputs), memory, inputs.trial_start)
+    def advance(self, inputs: Inputs, memory: State) -> tuple[Output, State]:
+        """Take one step as a loop that acts does: the memory is given up, and `core.settle` may have to follow."""
+        y_BD, memory = self.core.advance(self.encoder(inputs), memory, inputs.trial_start)
+        return self._output(y_BD), memory
+
+    def unroll(self, inputs: Inputs, memory: State, plan: Hashable = None) -> tuple[Output, State]:
+        """Take T steps at once: inputs (T, B, ...), memory of B rows before the first.
+
+        With a plan, which the core has made of these rows or of more, there is no look at the device's data.
+        """
+        x_TBD, start_TB = self.encoder(inputs), inputs.trial_start
+        if plan is None:
+            y_TBD, memory = self.core.unroll(x_TBD, memory, start_TB)
+        else:
+            y_TBD, memory = self.core.follow(x_TBD, memory, start_TB, plan)
         return self._output(y_TBD), memory
 
     def _output(self, y: Tensor) -> Output:
+        if self.separate_critic:
+            of_actor, of_critic = y.chunk(2, -1)
+            weight, bias = self.out.weight, self.out.bias
+            value = F.linear(of_critic, weight[-1:], bias[-1:])
+            return Output(F.linear(of_actor, weight[:-1], bias[:-1]), value[..., 0].float())
         out = self.out(y)
         return Output(out[..., :-1], out[..., -1].float())

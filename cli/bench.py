@@ -1,55 +1,322 @@
-"""`mnemic bench`: speed beside other projects."""
+"""`mnemic bench`: speed, beside what the device can do and beside other projects, always in one run."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
 
+import torch
 from rich.console import Console
-from rich.table import Table
+from rich.status import Status
 
-from . import flags
+from ..envs import ENVS
+from ..kernels import benches
+from ..kernels.measure import Timing, copy_bandwidth, matmul_rate
+from ..train.config import TrainConfig
+from . import choices, flags
+from .bench_report import Report, Row, begin, load, save, show, write_page
 from .names import choose
+
+WHAT = {
+    "kernels": "[OP ..] each kernel: time, share of what the device can do, ratio to peers",
+    "train": "steps per second of training by memory, rows and width, or beside another project",
+    "envs": "[NAME ..] steps per second of the environments alone",
+    "page": "F.json .. puts reports into the tables of a page",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchTrainOptions:
-    """Steps per second of training, end to end, in turns with a peer: same task, same LSTM width, same machine."""
+class Output:
+    """Where it is measured, and where the figures go."""
 
-    against: Literal["sb3", "torchrl"] = "sb3"
-    """sb3: sb3-contrib's RecurrentPPO. torchrl: its collector, LSTM module, GAE and PPO loss."""
-    turns: int = 3
-    """How often each side comes on, after a warm-up."""
-    windows: int = 2
-    """Windows of acting and learning in a turn."""
-    rows: int = 0
-    """Environments side by side; 0 for as many as the recipe has."""
+    device: str = "cpu"
+    """cpu, cuda, cuda:1, ..."""
+    threads: int = 0
+    """CPU threads; 0: up to four, one on a busy machine."""
+    json: str = ""
+    """Write the report to this file too."""
+    out: str = ""
+    """Put the tables into this page too, such as docs/performance.md."""
 
     def __post_init__(self) -> None:
         """Refuse what measures nothing."""
-        for name, least in (("turns", 1), ("windows", 1), ("rows", 0)):
-            if getattr(self, name) < least:
+        for name, least in _LEAST:
+            if getattr(self, name, least) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        for name in ("rows", "width"):
+            if any(number < 1 for number in getattr(self, name, ())):
+                raise ValueError(f"{name} is {' '.join(map(str, getattr(self, name)))}; each must be at least 1")
+
+
+_LEAST = (("threads", 0), ("turns", 1), ("windows", 1), ("steps", 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchKernelsOptions(Output):
+    """Every kernel: checked against its definition, then timed beside its peers."""
+
+    quick: bool = False
+    """Few and small sizes, less time for each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchEnvsOptions(Output):
+    """Steps per second of environments, with actions drawn beforehand."""
+
+    rows: tuple[int, ...] = ()
+    """Environments side by side, one or more numbers; none: 4096, and on a GPU 65536 and 1048576 too."""
+    steps: int = 64
+    """Steps in one measurement."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchTrainOptions(Output):
+    """Steps per second of training; the options of a run (--ppo.X, --memory.X, --env.X, --precision) hold here too."""
+
+    against: Literal["none", "sb3", "torchrl"] = "none"
+    """sb3: in turns with sb3-contrib's RecurrentPPO. torchrl: its collector, LSTM module, GAE and PPO loss."""
+    rows: tuple[int, ...] = ()
+    """Environments side by side, one or more numbers; none: as many as the recipe has."""
+    width: tuple[int, ...] = ()
+    """Widths of the memory, one or more numbers; none: that of the recipe."""
+    turns: int = 3
+    """How often each is measured, after a warm-up."""
+    windows: int = 2
+    """Windows of acting and learning in a turn."""
 
 
 def bench(argv: list[str]) -> int:
-    """Measure and print the ratio."""
+    """Measure and print."""
     what, rest = flags.take_first(argv)
     if what is None:
         if any(word in flags.HELP for word in rest):
-            print("usage: mnemic bench train [--against sb3|torchrl] [flags]\n")
-            flags.parse(BenchTrainOptions(), rest, prog="mnemic bench train")
-        raise ValueError("say what to measure: `mnemic bench train --against sb3`")
-    choose("benchmark", what, ["train"])
-    options = flags.parse(BenchTrainOptions(), rest, prog="mnemic bench train")
-    from ..train.bench import bench_train, machine
+            width = max(map(len, WHAT))
+            print("usage: mnemic bench WHAT [flags]\n\n" + "\n".join(f"  {w:<{width}}  {s}" for w, s in WHAT.items()))
+            print("\n  mnemic bench WHAT --help   all flags")
+            return 0
+        raise ValueError(f"say what to measure: `mnemic bench kernels`; choose one of {', '.join(WHAT)}")
+    command = {"kernels": bench_kernels, "train": bench_train, "envs": bench_envs, "page": bench_page}
+    return command[choose("benchmark", what, WHAT)](rest)
 
-    lines = bench_train(options.against, turns=options.turns, windows=options.windows, rows=options.rows or None)
-    console, table = Console(highlight=False), Table()
-    for header in ("", "steps/s", "mnemic is faster"):
-        table.add_column(header, justify="right" if header else "left", no_wrap=True)
-    for line in lines:
-        table.add_row(line.name, f"{line.steps_per_second:,.0f}", f"{line.ours_over_it:.1f}x")
-    console.print(f"training, end to end: {machine()}", style="bold")
-    console.print(table)
+
+def bench_kernels(argv: list[str]) -> int:
+    """Measure kernels."""
+    wanted, rest = flags.take_words(argv)
+    options = flags.parse(BenchKernelsOptions(), rest, prog="mnemic bench kernels [OP ..]")
+    there = benches.names()
+    wanted = [choose("kernel", name, there) for name in wanted] or there
+    device = _device(options)
+    report = begin("kernels", device, ["kernels", *argv])
+    with _Progress() as progress:
+        progress.say("what the device can do")
+        copy = copy_bandwidth(device)
+        report.limits.update({"copy": copy} | _products(device))
+        for found in benches.survey(wanted, device, quick=options.quick, say=progress.say):
+            report.rows.append(_kernel_row(report, found))
+    return _finish(report, options)
+
+
+def _products(device: torch.device) -> dict[str, float]:
+    """Return the operations per second of large matrix products, by type; a size that names none is float32."""
+    found = {}
+    for name, dtype, precision in (("float32", torch.float32, "highest"), ("tf32", torch.float32, "high")):
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision(precision)
+        if name == "float32" or device.type == "cuda":
+            found[name] = matmul_rate(device, dtype)
+        torch.set_float32_matmul_precision(before)
+    return found | {"bfloat16": matmul_rate(device, torch.bfloat16)}
+
+
+def _kernel_row(report: Report, found: Timing | benches.Failure) -> Row:
+    row: Row = {"op": found.op, "size": found.size, "name": found.name}
+    if isinstance(found, benches.Failure):
+        return row | {"failure": found.reason}
+    kind = next((kind for kind in ("bfloat16", "tf32") if kind in found.size and kind in report.limits), "float32")
+    first = next((r for r in report.rows if r["op"] == found.op and r["size"] == found.size), None)
+    return row | {
+        "peer": found.peer,
+        "seconds": found.seconds,
+        "of_copy": found.bytes_per_second / report.limits["copy"],
+        "of_products": found.flops_per_second / report.limits[kind],
+        "peak_bytes": found.peak_bytes,
+        "ours_over_it": found.seconds / first["seconds"] if first and "seconds" in first else None,
+    }
+
+
+def bench_envs(argv: list[str]) -> int:
+    """Measure environments."""
+    wanted, rest = flags.take_words(argv)
+    options = flags.parse(BenchEnvsOptions(), rest, prog="mnemic bench envs [NAME ..]")
+    wanted = [choose("environment", name, ENVS) for name in wanted] or list(ENVS)
+    device = _device(options)
+    from ..train.bench_envs import env_speed
+
+    report = begin("envs", device, ["envs", *argv])
+    with _Progress() as progress:
+        progress.say("what the device can do")
+        report.limits["copy"] = copy_bandwidth(device)
+        for name in wanted:
+            for rows in options.rows or ((4096, 65536, 1048576) if device.type == "cuda" else (4096,)):
+                progress.say(f"{name}, {rows:,} rows")
+                row: Row = {"env": name, "environments": rows}
+                try:
+                    speed = env_speed(choices.env_config(name), rows, device, steps=options.steps)
+                    row |= speed._asdict()
+                    row["of_copy"] = speed.steps_per_second * speed.bytes / report.limits["copy"]
+                except (RuntimeError, ValueError) as error:  # too large for the device, for one
+                    row["failure"] = benches.reason(error)
+                report.rows.append(row)
+    return _finish(report, options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TrainOptions(BenchTrainOptions, TrainConfig):
+    """Steps per second of training; the options of a run hold here too."""
+
+    def __post_init__(self) -> None:
+        BenchTrainOptions.__post_init__(self)
+        TrainConfig.__post_init__(self)
+
+
+def bench_train(argv: list[str]) -> int:
+    """Measure training."""
+    memories, rest = flags.take_many(argv, "--memory")
+    env, rest = flags.take(rest, "--env")
+    config = (choices.recipe_for(env) if env else None) or choices.recipe_config("endless-tmaze-lstm")
+    if env and env != config.env.label:
+        config = replace(config, env=choices.env_config(env))
+    kinds = {name: choices.memory_config(name) for name in memories} or {config.memory.name: config.memory}
+    if len(kinds) > 1 and any(word.startswith("--memory.") for word in rest):
+        raise ValueError("--memory.X belongs to one memory, and several came; name one, or use --width")
+    config = replace(config, memory=next(iter(kinds.values())))
+    options = flags.parse(
+        _TrainOptions(**_fields(config, TrainConfig)),
+        rest,
+        prog="mnemic bench train",
+        usage="mnemic bench train [--memory NAME ..] [--env NAME]",
+        also=("--memory", "--env"),
+    )
+    device = _device(options)
+    config = TrainConfig(**_fields(options, TrainConfig))
+    choices.check_kernels(config)
+    if len(kinds) == 1:
+        kinds = {config.memory.name: config.memory}
+    configs = [
+        replace(config, memory=replace(memory, width=width), ppo=replace(config.ppo, rows=rows), threads=0)
+        for memory in kinds.values()
+        for width in options.width or (memory.width,)
+        for rows in options.rows or (config.ppo.rows,)
+    ]
+    if options.against != "none":
+        from ..train.bench import check_comparable
+
+        for each in configs:
+            check_comparable(each)
+    report = begin("train" if options.against == "none" else "peers", device, ["train", *argv])
+    with _Progress() as progress:
+        for each in configs:
+            progress.say(f"{each.memory.name}-{each.memory.width}, {each.ppo.rows:,} rows")
+            report.rows.extend(_trained(each, options) if options.against == "none" else _compared(each, options))
+    return _finish(report, options)
+
+
+def _setting(config: TrainConfig) -> str:
+    ppo = config.ppo
+    return (
+        f"{config.env.label}, windows of {ppo.window}, {ppo.epochs} epochs, {ppo.minibatches} minibatches, "
+        f"{config.precision}"
+    )
+
+
+def _trained(config: TrainConfig, options: BenchTrainOptions) -> Iterable[Row]:
+    from ..train.bench import speed_of
+
+    row: Row = {"setting": _setting(config), "memory": config.memory.name, "width": config.memory.width}
+    row |= {"environments": config.ppo.rows, "parameters": 0}
+    try:
+        return [row | dataclasses.asdict(speed_of(config, turns=options.turns, windows=options.windows))]
+    except (RuntimeError, ValueError) as error:  # too large for the device, for one
+        return [row | {"failure": benches.reason(error)}]
+
+
+def _compared(config: TrainConfig, options: BenchTrainOptions) -> Iterable[Row]:
+    from ..train.bench import bench_train as compare
+
+    assert options.against != "none"
+    setting = f"{_setting(config)}: {config.memory.name}-{config.memory.width}, {config.ppo.rows:,} rows"
+    lines = compare(config, options.against, turns=options.turns, windows=options.windows)
+    return [{"setting": setting} | dataclasses.asdict(line) for line in lines]
+
+
+def bench_page(argv: list[str]) -> int:
+    """Put reports into a page."""
+    files, rest = flags.take_words(argv)
+    options = flags.parse(BenchPageOptions(), rest, prog="mnemic bench page F.json ..")
+    if not files:
+        raise ValueError("reports come first: `mnemic bench page F.json ..`; --json F of the others writes one")
+    reports = [load(file) for file in files]
+    write_page(Path(options.out), reports)
+    print(f"{options.out}: {', '.join(report.place for report in reports)}")
     return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchPageOptions:
+    """Where the tables go."""
+
+    out: str = "docs/performance.md"
+    """The page; each report has a section there, between two comments."""
+
+
+def _fields(config: Any, kind: type[Any]) -> dict[str, Any]:
+    return {each.name: getattr(config, each.name) for each in fields(kind)}
+
+
+def _device(options: Any) -> torch.device:
+    """Return the device of a benchmark, once the files can be written and the threads are set."""
+    for name in ("json", "out"):
+        if (path := getattr(options, name)) and not Path(path).resolve().parent.is_dir():  # said before, not after
+            raise ValueError(f"--{name} {path}: its folder is not there; make it first")
+    if options.out and not Path(options.out).is_file():
+        raise ValueError(f"--out {options.out} is not there; it takes a page with sections, like docs/performance.md")
+    choices.check_device(options.device)
+    torch.set_num_threads(options.threads or choices.idle_threads())
+    return torch.device(options.device)
+
+
+def _finish(report: Report, options: Output) -> int:
+    show(report)
+    if options.json:
+        save(report, options.json)
+    if options.out:
+        write_page(Path(options.out), [report])
+    return 0
+
+
+class _Progress:
+    """Says what is being measured: a line that changes in a terminal, else a line each, on stderr."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True, highlight=False)
+        self._status = Status("", console=console) if console.is_terminal else None
+        self._console = console
+
+    def __enter__(self) -> _Progress:
+        if self._status:
+            self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._status:
+            self._status.stop()
+
+    def say(self, text: str) -> None:
+        """Say what comes next."""
+        if self._status:
+            self._status.update(text)
+        else:
+            self._console.print(text, markup=False, soft_wrap=True)

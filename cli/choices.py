@@ -10,6 +10,7 @@ from ..envs import ENVS
 from ..envs import make_config as make_env
 from ..envs.from_gymnasium import GymConfig
 from ..envs.step import EnvConfig
+from ..kernels import backend
 from ..memory import MEMORIES
 from ..memory import make_config as make_memory
 from ..memory.core import MemoryConfig
@@ -35,7 +36,26 @@ def recipes() -> dict[str, str]:
     return {name: (inspect.getdoc(function) or "").partition("\n")[0] for name, function in RECIPES.items()}
 
 
-KINDS: dict[str, Callable[[], dict[str, str]]] = {"envs": envs, "memories": memories, "recipes": recipes}
+def kernels() -> dict[str, str]:
+    """Return the backends of every kernel, as `--kernels` takes them, and whether each can run on this machine."""
+    import torch
+
+    like, found = torch.empty(0, device="cuda" if torch.cuda.is_available() else "cpu"), {}
+    for op in sorted(backend.load().values(), key=lambda op: op.name):
+        default = op.default(like)
+        for name, each in op.backends.items():
+            reason = op.refusal(name, like)
+            note = " [runs here by default]" if name == default else f" [not here: {reason}]" if reason else ""
+            found[f"{op.name}={name}"] = each.summary + note
+    return found
+
+
+KINDS: dict[str, Callable[[], dict[str, str]]] = {
+    "envs": envs,
+    "memories": memories,
+    "recipes": recipes,
+    "kernels": kernels,
+}
 
 
 def env_config(name: str) -> EnvConfig:
@@ -95,10 +115,24 @@ def check_device(name: str) -> str:
     raise ValueError(f"device {name!r} is not here; this machine has {', '.join(here)}")
 
 
-def idle_threads() -> int:
+def check_kernels(config: TrainConfig) -> None:
+    """Refuse a kernel that a configuration names and that cannot run on its device.
+
+    Raises:
+        ValueError: it cannot; the message says why and what can.
+    """
+    import torch
+
+    like = torch.empty(0, device=config.device)
+    for op, name in backend.read(config.kernels).items():
+        backend.OPS[op].pick(name, like)
+
+
+def idle_threads(processes: int = 1) -> int:
     """Return how many threads a run on this machine should use: all cores up to four, or one where others are at work.
 
-    Threads that wait for each other on a busy core make small networks many times slower than one thread is.
+    Threads that wait for each other on a busy core make small networks many times slower than one thread is; so
+    `processes` that run side by side share the cores.
     """
-    cores = len(os.sched_getaffinity(0))
+    cores = max(1, len(os.sched_getaffinity(0)) // processes)
     return min(cores, 4) if os.getloadavg()[0] < 0.5 else 1

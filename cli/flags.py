@@ -47,6 +47,28 @@ def take_first(argv: list[str]) -> tuple[str | None, list[str]]:
     return (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (None, argv)
 
 
+def take_words(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Take the arguments before the first flag."""
+    place = next((i for i, word in enumerate(argv) if word.startswith("-")), len(argv))
+    return argv[:place], argv[place:]
+
+
+def take_many(argv: list[str], flag: str) -> tuple[list[str], list[str]]:
+    """Take `flag VALUE ..` out of the arguments: all that stands between it and the next flag.
+
+    Raises:
+        ValueError: the flag stands there without a value.
+    """
+    if flag not in argv:
+        value, rest = take(argv, flag)
+        return [] if value is None else [value], rest
+    place = argv.index(flag)
+    values, rest = take_words(argv[place + 1 :])
+    if not values:
+        raise ValueError(f"{flag} needs a value")
+    return values, argv[:place] + rest
+
+
 def parse(default: T, argv: list[str], *, prog: str, usage: str = "", also: Iterable[str] = ()) -> T:
     """Return `default` with what the flags change.
 

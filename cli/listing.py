@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from . import choices, flags
 from .names import choose
 
 
 def listing(argv: list[str]) -> int:
-    """Print the environments, memories and recipes, or one of these."""
+    """Print the environments, memories, recipes and kernels, or one of these."""
     if any(word in flags.HELP for word in argv):
         print(f"usage: mnemic list [{'|'.join(choices.KINDS)}]\n\nWhat there is, each with one line on what it is.")
         return 0
@@ -23,6 +24,6 @@ def listing(argv: list[str]) -> int:
         table.add_column(no_wrap=True, style="bold")
         table.add_column()
         for name, summary in choices.KINDS[kind]().items():
-            table.add_row(name, summary)
+            table.add_row(name, Text(summary))
         console.print(table)
     return 0

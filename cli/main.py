@@ -27,8 +27,8 @@ COMMANDS = {
     "resume": Command("RUN", "go on with a run that was stopped", ".train", "resume"),
     "eval": Command("RUN [flags]", "play fresh episodes and say how sure the figures are", ".evaluate", "evaluate"),
     "play": Command("RUN [flags]", "watch an agent in the terminal, or as a GIF", ".play", "play"),
-    "list": Command("[WHAT]", "what there is: envs, memories, recipes", ".listing", "listing"),
-    "bench": Command("train [flags]", "steps per second beside other projects, in one run", ".bench", "bench"),
+    "list": Command("[WHAT]", "what there is: envs, memories, recipes, kernels", ".listing", "listing"),
+    "bench": Command("WHAT [flags]", "measure kernels, training or environments, beside others", ".bench", "bench"),
 }
 
 
@@ -42,21 +42,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # after --help
         return int(stop.code or 0)
     except KeyboardInterrupt:
-        return _say("interrupted", 130)
+        return _say("interrupted", 130) if _is_spokesman() else 130
     except BrokenPipeError:
         # Whoever read our output has left; Python would complain once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        return _say(_os_error(error), 2)
-    except ValueError as error:
-        if not _on_purpose(error.__traceback__):
+    except Exception as error:
+        text, code = _explained(error)
+        if not _is_spokesman():
+            return code
+        if text is None:
             raise
-        return _say(str(error), 2)
-    except RuntimeError as error:  # training diverged, or the process of an environment died
-        if not _on_purpose(error.__traceback__):
-            raise
-        return _say(str(error), 1)
+        return _say(text, code)
 
 
 def _run(args: list[str]) -> int:
@@ -91,9 +88,29 @@ def _help() -> str:
     )
 
 
+def _explained(error: Exception) -> tuple[str | None, int]:
+    """Return what there is to say about an error, or None for a bug, which keeps its traceback; and the exit code."""
+    if isinstance(error, OSError):
+        return _os_error(error), 2
+    if isinstance(error, ValueError) and _on_purpose(error.__traceback__):
+        return str(error), 2
+    if isinstance(error, RuntimeError) and _on_purpose(error.__traceback__):
+        return str(error), 1  # training diverged, or the process of an environment died
+    return None, 1
+
+
 def _say(text: str, code: int) -> int:
-    print(f"mnemic: {' '.join(text.split())}", file=sys.stderr)
+    print(f"mnemic: {' '.join(text.split())}", file=sys.stderr, flush=True)
     return code
+
+
+def _is_spokesman() -> bool:
+    """Say whether it is this process that tells what went wrong, where torchrun has started many."""
+    if "LOCAL_RANK" not in os.environ:
+        return True
+    from ..train.ranks import is_spokesman
+
+    return is_spokesman()
 
 
 def _os_error(error: OSError) -> str:

@@ -13,7 +13,9 @@ from pathlib import Path
 from ..agents.policy import Policy
 from ..eval.protocol import evaluate
 from ..train.config import TrainConfig
-from ..train.loop import train as run_training
+from ..train.loop import Result
+from ..train.loop import train as train_run
+from ..train.ranks import Launch, Ranks, together
 from ..train.run import RunFolder
 from . import choices, flags
 from .evaluate import EvalOptions, evaluate_run
@@ -27,13 +29,12 @@ def train(argv: list[str]) -> int:
     if any(word in flags.HELP for word in argv):
         _print_choices()
     config, label, path = _configure(argv)
-    choices.check_device(config.device)
-    config = replace(config, threads=config.threads or choices.idle_threads())
-    about = _about(config)  # builds both, so that what cannot be built leaves no folder behind
+    launch = _launch(config)
+    choices.check_kernels(config)
+    config = replace(config, threads=config.threads or choices.idle_threads(launch.local_world))
+    about = _about(config, launch)  # builds both, so that what cannot be built leaves no folder behind
     path = path or _free(Path("runs") / f"{label}-seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}")
-    folder = RunFolder.create(path, config)
-    print(f"{about}\nrun folder {path}", flush=True)
-    return _run(folder, config)
+    return _run(path, config, launch, about)
 
 
 def resume(argv: list[str]) -> int:
@@ -45,13 +46,13 @@ def resume(argv: list[str]) -> int:
     if path is None or rest:
         raise ValueError("resume takes one run folder and nothing else: `mnemic resume RUN`" + newest_hint())
     folder, config = open_folder(path)
-    choices.check_device(config.device)
+    launch = _launch(config)
     steps, finished = folder.progress(config) if folder.begun() else (0, False)
     if finished:
-        print(f"{path} is finished, after {steps:,} steps; `mnemic eval {path}` plays it")
+        if launch.rank == 0:
+            print(f"{path} is finished, after {steps:,} steps; `mnemic eval {path}` plays it")
         return 0
-    print(f"{_about(config)}\nrun folder {path}, from step {steps:,}", flush=True)
-    return _run(folder, config, resume=True)
+    return _run(folder.path, config, launch, _about(config, launch), resumed_at=steps)
 
 
 def _configure(argv: list[str]) -> tuple[TrainConfig, str, Path | None]:
@@ -81,17 +82,34 @@ def _configure(argv: list[str]) -> tuple[TrainConfig, str, Path | None]:
     return config, label, None if run is None else Path(run)
 
 
-def _about(config: TrainConfig) -> str:
+def _launch(config: TrainConfig) -> Launch:
+    """Return which of how many processes this is, once the configuration is found fit for them."""
+    launch = Launch.here()
+    choices.check_device(config.device)
+    choices.check_kernels(config)
+    launch.device(config.device)
+    launch.check(config)
+    return launch
+
+
+def _about(config: TrainConfig, launch: Launch) -> str:
     env = config.env.build(1, config.seed, "cpu")
     try:
-        policy = Policy(config.encoder, config.memory, env.observation_space, env.action_space)
+        policy = Policy(
+            config.encoder,
+            config.memory,
+            env.observation_space,
+            env.action_space,
+            separate_critic=config.separate_critic,
+        )
     finally:
         env.close()
     parameters = sum(part.numel() for part in policy.parameters())
     threads = f", {config.threads} thread{'s' * (config.threads > 1)}" if config.device == "cpu" else ""
+    ranks = f" each of {launch.world} ranks" if launch.world > 1 else ""
     lines = [
         f"task {config.env.label}, memory {config.memory.name}, {parameters:,} parameters; "
-        f"device {config.device}{threads}"
+        f"device {config.device}{threads}{ranks}"
     ]
     context = getattr(config.memory, "context", None)
     if isinstance(context, int) and env.trial_steps and 0 < context < env.trial_steps:
@@ -100,27 +118,46 @@ def _about(config: TrainConfig) -> str:
     return "\n".join(lines)
 
 
-def _run(folder: RunFolder, config: TrainConfig, *, resume: bool = False) -> int:
-    path = folder.path
+def _run(path: Path, config: TrainConfig, launch: Launch, about: str, *, resumed_at: int | None = None) -> int:
+    """Train, together with the other processes of the launch, and evaluate; the first rank speaks for all."""
+    with together(launch, launch.device(config.device)) as ranks:
+        if ranks.first:
+            if resumed_at is None:
+                RunFolder.create(path, config)
+            print(
+                f"{about}\nrun folder {path}{'' if resumed_at is None else f', from step {resumed_at:,}'}", flush=True
+            )
+        path, config = ranks.share((path, config))  # the clock is in one, the load of the machine in the other
+        folder = RunFolder(path)
+        result = _train(folder, config, ranks, resume=resumed_at is not None)
+    if launch.rank == 0:
+        _tell(folder, config, result)
+    return 130 if result.why == "interrupted" else 0
+
+
+def _train(folder: RunFolder, config: TrainConfig, ranks: Ranks, *, resume: bool) -> Result:
     try:
-        result = run_training(config, folder, partial(evaluate, env_config=config.env), resume=resume)
+        return train_run(config, folder, partial(evaluate, env_config=config.env), ranks=ranks, resume=resume)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise ValueError(
-            f"{os.strerror(error.errno)}: {path} could not be written; its earlier checkpoints are good: "
-            f"make room, then `mnemic resume {path}`"
+            f"{os.strerror(error.errno)}: {folder.path} could not be written; its earlier checkpoints are good: "
+            f"make room, then `mnemic resume {folder.path}`"
         ) from None
+
+
+def _tell(folder: RunFolder, config: TrainConfig, result: Result) -> None:
+    path = folder.path
     if result.why == "interrupted":
         print(f"stopped after {result.steps:,} steps; the checkpoint is {folder.last()}")
         print(f"go on with `mnemic resume {path}`")
-        return 130
+        return
     why = {"solved": "solved", "done": "all steps done"}[result.why]
     print(f"{why}: {result.steps:,} steps in {result.seconds:.1f} s")
     evaluate_run(folder, config, EvalOptions(episodes=config.evaluation.confirm_episodes, device=config.device))
     print(f"curves     tensorboard --logdir {path.parent}, then open http://localhost:6006/#custom_scalars")
     print(f"next       mnemic eval {path}\n           mnemic play {path}")
-    return 0
 
 
 def _free(path: Path) -> Path:

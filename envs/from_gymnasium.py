@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -21,7 +20,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from .gym_draw import is_minigrid
-from .gym_rows import Field, Plan, Rows, Workers
+from .gym_rows import Field, Plan, Rows, Workers, cores
 from .picture import Picture
 from .step import Env, EnvConfig, Obs, Step
 
@@ -40,8 +39,8 @@ class GymConfig(EnvConfig):
     id: str
     """The id, such as MiniGrid-MemoryS7-v0; module:Id-v0 imports a module that registers it."""
     workers: int = 0
-    """Processes that share the rows out; 1: all in this process; 0: as many as there are cores, if there are so many
-    rows. A script that starts processes needs the usual `if __name__ == "__main__":`."""
+    """Processes that share the rows out; 1: all in this process; 0: as many as there are cores for this process, if
+    there are so many rows. A script that starts processes needs the usual `if __name__ == "__main__":`."""
     max_episode_steps: int | None = None
     """Truncate episodes after so many steps, where the environment does not do so sooner."""
     one_hot: bool = True
@@ -66,6 +65,10 @@ class GymConfig(EnvConfig):
             ValueError: no such id, or a space that an agent cannot take.
         """
         return GymnasiumEnv(self, batch, seed, device)
+
+    def build_part(self, rows: range, seed: int, device: torch.device | str = "cpu") -> Env:
+        """Make some rows of a larger batch; the first is told at once, since the rows may live in other processes."""
+        return GymnasiumEnv(self, len(rows), seed, device, rows.start)
 
 
 class Facts(NamedTuple):
@@ -96,6 +99,7 @@ class GymnasiumEnv(Env):
         batch: rows.
         seed: row i is seeded with a function of the seed and i, so it does not depend on batch or workers.
         device: where the tensors go; the environments themselves stay on the CPU.
+        first_row: the number of the first row, where this is a part of a larger batch.
 
     Raises:
         ValueError: no such id, a space that an agent cannot take, or an environment that cannot be made.
@@ -103,10 +107,13 @@ class GymnasiumEnv(Env):
 
     resumable: ClassVar[bool] = False
 
-    def __init__(self, config: GymConfig, batch: int, seed: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, config: GymConfig, batch: int, seed: int, device: torch.device | str = "cpu", first_row: int = 0
+    ) -> None:
         if batch < 1:
             raise ValueError(f"{config.label}: a batch of {batch} rows was asked for; it takes at least 1")
         self.config, self.batch, self.seed, self.device = config, batch, seed, torch.device(device)
+        self.first_row = first_row
         spec = find_spec(config.id)
         make = partial(gymnasium.make, spec, **_options(config, spec))
         self._facts = facts = _ask_one(config, make)
@@ -115,8 +122,8 @@ class GymnasiumEnv(Env):
         acts = facts.action_space
         self.action_space = spaces.Discrete(int(acts.n)) if isinstance(acts, spaces.Discrete) else acts
         self.episode_steps = self.trial_steps = facts.episode_steps
-        plan = Plan(config.label, make, seed, facts.fields, facts.action_space, facts.success)
-        count = min(config.workers or len(os.sched_getaffinity(0)), batch)
+        plan = Plan(config.label, make, seed, first_row, facts.fields, facts.action_space, facts.success)
+        count = min(config.workers or cores(), batch)
         preload = ["minigrid"] if config.id.startswith(MINIGRID_IDS) else []
         self._rows = Rows(plan, batch, range(batch)) if count == 1 else Workers(plan, batch, count, preload)
 

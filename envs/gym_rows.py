@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import pickle
 import signal
 import traceback
@@ -86,6 +87,7 @@ class Plan(NamedTuple):
     label: str
     make: Callable[[], gymnasium.Env[Any, Any]]
     seed: int
+    first_row: int  # the number of row 0 in the batch that this is a part of
     fields: tuple[Field, ...]
     action_space: spaces.Space[Any]
     success: Literal["reward", "is_success", "success"] | None  # where it is read from
@@ -102,6 +104,11 @@ class Plan(NamedTuple):
         arrays["reward"] = ((batch,), np.dtype(np.float32))
         flags = ("terminated", "truncated", "success")
         return arrays | {name: ((batch,), np.dtype(np.bool_)) for name in flags}
+
+
+def cores() -> int:
+    """Return how many cores are this process's: torchrun says how many processes it has started on this machine."""
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def row_seed(seed: int, row: int) -> int:
@@ -151,7 +158,7 @@ class Rows:
     def reset(self) -> None:
         """Begin every row from its own seed."""
         for row, env in self.envs.items():
-            obs, _ = self._try(row, env.reset, seed=row_seed(self.plan.seed, row))
+            obs, _ = self._try(row, env.reset, seed=row_seed(self.plan.seed, self.plan.first_row + row))
             self._keep("obs", row, obs)
 
     def step(self) -> None:

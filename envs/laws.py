@@ -10,7 +10,7 @@ Shapes: T steps, B rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, NoReturn
 
 import numpy as np
@@ -72,6 +72,22 @@ def rows_depend_on_seed_and_place(
                 _broken(config, law, f"`{name}` differs at step {t} between a batch of {BATCH} and one of {large}")
     if all(torch.equal(part, part[:1].expand_as(part)) for step in alike for part in step.values()):
         _broken(config, law, f"all {large} rows are the same under the same actions")
+
+
+def parts_play_as_the_whole(config: EnvConfig, *, steps: int = STEPS, device: torch.device | str = "cpu") -> None:
+    """Rows that are built as a part of a batch (`build_part`) are, bit for bit, those rows of the whole."""
+    law = "a part of a batch plays as in the whole"
+    first = BATCH // 2
+    with (
+        _built(config, BATCH, 0, device) as env,
+        closing(config.build_part(range(first, BATCH), 0, device)) as half,
+    ):
+        action = actions(env, steps)
+        whole, part = _play(env, action), _play(half, action[:, first:])
+    for t, (a, b) in enumerate(zip(whole, part, strict=True)):
+        for name, seen in a.items():
+            if not torch.equal(seen[first:], b[name]):
+                _broken(config, law, f"`{name}` differs at step {t} from rows {first} to {BATCH - 1} of the whole")
 
 
 def episodes_restart(config: EnvConfig, *, steps: int = STEPS, device: torch.device | str = "cpu") -> None:
@@ -193,6 +209,7 @@ LAWS: tuple[Callable[..., None], ...] = (
     observations_are_in_the_space,
     bad_actions_are_refused,
     steps_are_functions,
+    parts_play_as_the_whole,
 )
 
 

@@ -6,7 +6,9 @@ Shapes: B rows.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from types import FunctionType, MethodType
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from gymnasium import spaces
@@ -56,6 +58,8 @@ class NativeEnv(Env):
         trial_steps: a trial of one task holds episodes until so many steps have passed; None: each episode is a trial.
     """
 
+    on_device: ClassVar[bool] = True
+
     def __init__(
         self,
         config: EnvConfig,
@@ -76,6 +80,9 @@ class NativeEnv(Env):
         self.episode_steps: int = episode_steps
         self.many_episodes = trial_steps is not None
         self.trial_steps: int = episode_steps if trial_steps is None else trial_steps
+        # A host that can look without waiting saves the work of a restart that no row needs.
+        self._looks = self.device.type == "cpu"
+        self._move: Callable[[NativeState, Tensor], tuple[NativeState, Step]] = self._move_rows
 
     @abstractmethod
     def begin(self, stream: Stream) -> Any:
@@ -98,7 +105,7 @@ class NativeEnv(Env):
 
     def reset(self) -> tuple[NativeState, Step]:
         """Return the state of B fresh trials and what the agent sees."""
-        stream = Stream.seeded(self.seed, self.batch, self.device)
+        stream = Stream.seeded(self.seed, self.batch, self.device, self.first_row)
         zero_B = torch.zeros(self.batch, dtype=torch.int64, device=self.device)
         false_B = torch.zeros(self.batch, dtype=torch.bool, device=self.device)
         task = self.begin(stream)
@@ -114,6 +121,31 @@ class NativeEnv(Env):
                 device instead, since looking at it would make every step wait.
         """
         self._check(action_B)
+        return self._move(state, action_B)
+
+    def move(self, state: NativeState, action_B: Tensor) -> tuple[NativeState, Step]:
+        """Take a step as `step` does, with actions that are known to be good: they are not looked at."""
+        return self._move(state, action_B)
+
+    def compile(self) -> None:
+        """Let steps run as a few fused kernels from now on, with the same bits.
+
+        The next step compiles, which takes seconds, and raises what the compiler raises; `uncompile` undoes it.
+        """
+        self._looks = False
+        # A code object of its own: torch counts compilations by it, and gives up after a few.
+        function = type(self)._move_rows
+        own = FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
+        # Sorting in a kernel of one's own takes half a minute to compile; torch's own is as good.
+        options: dict[str, Any] = {"triton.persistent_reductions": False}
+        self._move = torch.compile(MethodType(own, self), fullgraph=True, dynamic=False, options=options)
+
+    def uncompile(self) -> None:
+        """Let steps run as they are written."""
+        self._looks = self.device.type == "cpu"
+        self._move = self._move_rows
+
+    def _move_rows(self, state: NativeState, action_B: Tensor) -> tuple[NativeState, Step]:
         stream = Stream(state.stream.key, state.stream.clock + 1)
         task, outcome = self.advance(state.task, action_B, stream)
         episode_step_B, trial_step_B = state.episode_step + 1, state.trial_step + 1
@@ -126,8 +158,7 @@ class NativeEnv(Env):
             trial_over_B = over_B
         final_obs = self.observe(task, episode_step_B)
         obs = final_obs
-        # A host that can look without waiting saves the work of a restart that no row needs.
-        if self.device.type != "cpu" or bool(over_B.any()):
+        if not self._looks or bool(over_B.any()):
             if self.many_episodes:
                 task = pick(over_B, self.restart(task, stream), task)
             task = pick(trial_over_B, self.begin(stream), task)

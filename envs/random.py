@@ -48,11 +48,11 @@ class Stream(NamedTuple):
     clock: Tensor  # (B,) int64: the moment
 
     @classmethod
-    def seeded(cls, seed: int, batch: int, device: torch.device | str) -> Stream:
-        """Return the streams of rows 0..batch-1 of a seed, at moment 0."""
+    def seeded(cls, seed: int, batch: int, device: torch.device | str, first_row: int = 0) -> Stream:
+        """Return the streams of `batch` rows of a seed from `first_row` on, at moment 0."""
         # The seed is scrambled before it meets the row: `row ^ seed` alone would give two seeds the same set of rows.
         seed_key = mix(mix((seed + GOLDEN) & MASK) ^ ((seed >> 32) & MASK))
-        row_B = torch.arange(batch, dtype=torch.int64, device=device)
+        row_B = torch.arange(first_row, first_row + batch, dtype=torch.int64, device=device)
         key_B = mix(mix((row_B + GOLDEN) & MASK) ^ seed_key)
         return cls(key_B, torch.zeros_like(row_B))
 

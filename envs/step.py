@@ -52,6 +52,7 @@ class Env(ABC):
         config: the options it was made from.
         batch: B.
         seed: with the row number, all that its randomness depends on.
+        first_row: the number of its first row, where it is a part of a larger batch.
         device: where its tensors live.
         observation_space: of one row, without the batch.
         action_space: of one row, without the batch.
@@ -60,10 +61,14 @@ class Env(ABC):
     """
 
     resumable: ClassVar[bool] = True
+    on_device: ClassVar[bool] = False
+    """`move` is there, a step without checks that never looks at its tensors, so that a CUDA graph can hold it; and
+    episodes are truncated by the clocks of `episode_steps` and `trial_steps` alone."""
 
     config: EnvConfig
     batch: int
     seed: int
+    first_row: int = 0
     device: torch.device
     observation_space: spaces.Space[Any]
     action_space: spaces.Space[Any]
@@ -77,6 +82,10 @@ class Env(ABC):
     @abstractmethod
     def step(self, state: Any, action_B: Tensor) -> tuple[Any, Step]:
         """Take one action in every row, (B,) int64 if discrete, and begin anew the rows whose episode ended."""
+
+    def move(self, state: Any, action_B: Tensor) -> tuple[Any, Step]:
+        """Take a step with actions that are known to be good. Here: as `step`, which checks them."""
+        return self.step(state, action_B)
 
     def draw(self, state: Any, row: int) -> Picture:
         """Return a picture of one row."""
@@ -119,6 +128,12 @@ class EnvConfig(ABC):
     @abstractmethod
     def build(self, batch: int, seed: int, device: torch.device | str = "cpu") -> Env:
         """Make `batch` environments."""
+
+    def build_part(self, rows: range, seed: int, device: torch.device | str = "cpu") -> Env:
+        """Make some rows of a larger batch: each does what it would do in the whole."""
+        env = self.build(len(rows), seed, device)
+        env.first_row = rows.start
+        return env
 
     def oracle(self) -> Oracle | None:
         """Return a player by rule, with nothing in its memory; None where there is none."""

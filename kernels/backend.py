@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import pkgutil
 from collections.abc import Iterable
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -58,16 +59,18 @@ class Op:
         """
         name = name or self._preferred
         if name is None:
-            fits = (
-                each for each in self.backends if self._unasked(each, like) and not self.refusal(each, like, **facts)
-            )
-            name = next(fits)
+            name = self.default(like, **facts)
         elif reason := self.refusal(name, like, **facts):
             others = [each for each in self.backends if each != name and not self.refusal(each, like, **facts)]
             raise ValueError(f"{self.name}: backend {name!r} cannot run here: {reason}; what can: {', '.join(others)}")
         if self.chosen != name:
             self.chosen = name
         return self._module(name)
+
+    def default(self, like: Tensor, **facts: Any) -> str:
+        """Return the backend that runs on tensors like this one where none is named."""
+        fits = (each for each in self.backends if self._unasked(each, like) and not self.refusal(each, like, **facts))
+        return next(fits)
 
     def refusal(self, name: str, like: Tensor, **facts: Any) -> str | None:
         """Say why a backend cannot run on tensors like this one, or return None.
@@ -115,8 +118,17 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def prefer(choices: Iterable[str]) -> None:
-    """Set backends by words like `rnn=triton`; kernels that are not named choose for themselves.
+def load() -> dict[str, Op]:
+    """Import every kernel of the package, so that all are in `OPS`, and return them by name."""
+    package = __package__ or ""
+    for found in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        if found.ispkg:
+            importlib.import_module(f"{package}.{found.name}")
+    return OPS
+
+
+def read(choices: Iterable[str]) -> dict[str, str]:
+    """Return the backend of each kernel that words like `rnn=triton` name.
 
     Raises:
         ValueError: a word of another form, or an unknown kernel or backend.
@@ -128,5 +140,20 @@ def prefer(choices: Iterable[str]) -> None:
             raise ValueError(f"kernels: {word!r} came; write KERNEL=BACKEND with a kernel of {', '.join(sorted(OPS))}")
         OPS[op]._known(name)
         wanted[op] = name
+    return wanted
+
+
+def prefer(choices: Iterable[str]) -> None:
+    """Set backends by words like `rnn=triton`; kernels that are not named choose for themselves.
+
+    Raises:
+        ValueError: a word of another form, or an unknown kernel or backend.
+    """
+    wanted = read(choices)
     for op, kernel in OPS.items():
         kernel.prefer(wanted.get(op))
+
+
+def chosen() -> str:
+    """Return the backends that ran last, such as `rnn=triton gae=triton`; kernels that never ran are left out."""
+    return " ".join(f"{name}={op.chosen}" for name, op in OPS.items() if op.chosen)

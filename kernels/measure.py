@@ -52,13 +52,15 @@ class Timing(NamedTuple):
 def measure(case: Case, device: torch.device, *, budget: float = 0.3) -> list[Timing]:
     """Check a case and time all of it, each for about `budget` seconds."""
     case.check()
-    found = []
-    for peer, runs in ((False, case.ours), (True, case.peers)):
-        for name, run in runs.items():
-            seconds, peak = median_seconds(run, device, budget), peak_bytes(run, device)
-            rates = case.bytes / seconds, case.flops / seconds
-            found.append(Timing(case.op, case.size, name, peer, seconds, *rates, peak))
-    return found
+    ours = [time_one(case, name, device, peer=False, budget=budget) for name in case.ours]
+    return ours + [time_one(case, name, device, peer=True, budget=budget) for name in case.peers]
+
+
+def time_one(case: Case, name: str, device: torch.device, *, peer: bool, budget: float = 0.3) -> Timing:
+    """Time one backend or one peer of a case."""
+    run = (case.peers if peer else case.ours)[name]
+    seconds, peak = median_seconds(run, device, budget), peak_bytes(run, device)
+    return Timing(case.op, case.size, name, peer, seconds, case.bytes / seconds, case.flops / seconds, peak)
 
 
 def median_seconds(run: Run, device: torch.device, budget: float = 0.3) -> float:

@@ -10,6 +10,7 @@ from .aaren import AarenConfig
 from .core import Core, MemoryConfig, State
 from .memo import MemoConfig
 from .none import NoneConfig
+from .para import ParaGRUConfig, ParaLSTMConfig
 from .rnn import GRUConfig, LSTMConfig
 from .transformer import TransformerConfig
 
@@ -19,6 +20,8 @@ MEMORIES: dict[str, type[MemoryConfig]] = {
     "none": NoneConfig,
     "gru": GRUConfig,
     "lstm": LSTMConfig,
+    "paragru": ParaGRUConfig,
+    "paralstm": ParaLSTMConfig,
     "aaren": AarenConfig,
     "transformer": TransformerConfig,
     "memo": MemoConfig,

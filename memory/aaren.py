@@ -53,7 +53,7 @@ class Aaren(Core):
         """Add T steps, in parallel."""
         kept = state.total_BH.dtype
         value_TBHK = self.value(x_TBD).unflatten(-1, (self.heads, -1))
-        mean_TBHK, state = softmax_scan(self._score(x_TBD).to(kept), value_TBHK.to(kept), state, start_TB)
+        mean_TBHK, state = softmax_scan(self._score(x_TBD).to(kept), value_TBHK, state, start_TB)
         return self.out(mean_TBHK.flatten(-2).to(x_TBD.dtype)), state
 
     def _score(self, x_TBD: Tensor) -> Tensor:

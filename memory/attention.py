@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
-from ..kernels.attention import angles, rotate
+from ..kernels.rotary_heads import rotary_heads
+from ..kernels.segment_attention import angles
 from .core import MemoryConfig
 
 
@@ -49,13 +49,16 @@ class Heads(nn.Module):
         self.project = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
-    def forward(self, x_BPD: Tensor, position_BP: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the queries (B, H, P, K), and the keys and values (B, 2, H, P, K) in the type of the weights."""
-        qkv_B3HPK = self.project(x_BPD).unflatten(-1, (3, self.heads, -1)).permute(0, 2, 3, 1, 4)
-        cosine, sine = angles(position_BP[:, None, None], qkv_B3HPK.shape[-1], qkv_B3HPK.dtype)
-        turned_B2HPK = rotate(qkv_B3HPK[:, :2], cosine, sine)
-        kv_B2HPK = torch.cat([turned_B2HPK[:, 1:], qkv_B3HPK[:, 2:]], 1)
-        return turned_B2HPK[:, 0], kv_B2HPK.to(self.out.weight.dtype)
+    def turn(self, position_BP: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cosine and sine of positions (B, P) or (1, P), as `forward` wants them."""
+        return angles(position_BP, self.out.in_features // self.heads, self.out.weight.dtype)
+
+    def forward(
+        self, x_BPD: Tensor, turn: tuple[Tensor, Tensor], past_B2HNK: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the queries (B, H, P, K), and keys and values behind those of the past (B, 2, H, N + P, K)."""
+        projected_BP3HK = self.project(x_BPD).unflatten(-1, (3, self.heads, -1))
+        return rotary_heads(projected_BP3HK, past_B2HNK, *turn)
 
     def join(self, read_BHPK: Tensor) -> Tensor:
         """Return what the heads have read as one output, (B, P, D)."""

@@ -6,7 +6,7 @@ Shapes: T time, B rows (environments), D features (the core's width).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -61,6 +61,46 @@ class Core(nn.Module, ABC):
         Returns:
             The outputs (T, B, D) and the memory after the last step.
         """
+
+    def plan(self, state: State, start_TB: Tensor) -> Hashable:
+        """Look at a window and return what `follow` needs to know of it, or more: what is true of rows is of fewer.
+
+        So work that is recorded in a CUDA graph, where no one can look, fits every window of the same plan, and any of
+        its rows. Here: None, for every core whose `unroll` decides nothing on the host.
+        """
+        return None
+
+    def follow(self, x_TBD: Tensor, state: State, start_TB: Tensor, plan: Hashable) -> tuple[Tensor, State]:
+        """Do what `unroll` does, without a look, by a plan of these rows or of more."""
+        return self.unroll(x_TBD, state, start_TB)
+
+    settles: bool = False
+    """`advance` may leave work for `settle`. Where this is false, there is no need to ask `unsettled`."""
+
+    def advance(self, x_BD: Tensor, state: State, start_B: Tensor) -> tuple[Tensor, State]:
+        """Take one step as `step` does, for a loop that acts: without gradients, and without a look of the host.
+
+        It can be captured in a CUDA graph. The caller gives the state up: its tensors may be written to, and the state
+        that comes back may consist of them. So a loop that wants an earlier memory again copies it first.
+
+        The next call may follow once no row is `unsettled`: the loop calls `settle` while one is. With rows in step
+        that is seldom, so the loop asks with one look a step, or keeps count itself.
+
+        Here: `step`, for every core whose step decides nothing on the host.
+        """
+        with torch.no_grad():
+            return self.step(x_BD, state, start_B)
+
+    def unsettled(self, state: State) -> Tensor:
+        """Return which rows have work left for `settle`, (B,) bool. Only for a core that `settles`."""
+        raise NotImplementedError(f"{type(self).__name__} leaves nothing to settle")
+
+    def settle(self, state: State) -> State:
+        """Do the work that `advance` left, for some or all of the rows that are `unsettled`, and for at least one.
+
+        Other rows stay as they are. It can be captured in a CUDA graph, and the caller gives the state up.
+        """
+        return state
 
     def gates(self, x_BD: Tensor, state: State, start_B: Tensor) -> dict[str, Tensor]:
         """Return how open each kind of gate is at a step, by name, any shape in 0..1; what a step takes, it takes.

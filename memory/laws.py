@@ -168,6 +168,33 @@ def step_is_unroll(law: str, build: Build, scale: Scale) -> None:
                 same(law, f"outputs in {dtype} of {form} from the memory that unroll left", got, want)
 
 
+@_law("advance then settle is step")
+def advance_then_settle_is_step(law: str, build: Build, scale: Scale) -> None:
+    """A loop that acts, with `settle` while a row is `unsettled`, has the outputs of `step`, and its memory."""
+    for dtype in (torch.float64, torch.float32):
+        core = build().to(dtype)
+        state = _lived(core, scale.batch, scale.steps)
+        x_TBD = _inputs(core, scale.steps, scale.batch)
+        start_TB = _starts(x_TBD)
+        with torch.no_grad():
+            want, after_steps = _run(core, "step", x_TBD, state, start_TB)
+            given, outputs = _copy(state), []
+            for x_BD, start_B in zip(x_TBD, start_TB, strict=True):
+                y_BD, given = core.advance(x_BD, given, start_B)
+                outputs.append(y_BD)
+                for _ in range(scale.batch if core.settles else 0):
+                    if bool(core.unsettled(given).any()):
+                        given = core.settle(given)
+                if core.settles and bool(core.unsettled(given).any()):
+                    raise BrokenLaw(law, f"{scale.batch} calls of settle leave some of {scale.batch} rows unsettled")
+            same(law, f"outputs in {dtype}", torch.stack(outputs), want)
+            same_form(law, "after advance", given, after_steps)
+            for form in FORMS:
+                want, _ = _run(core, form, x_TBD, _copy(after_steps), _never(x_TBD))
+                got, _ = _run(core, form, x_TBD, _copy(given), _never(x_TBD))
+                same(law, f"outputs in {dtype} of {form} from the memory that acting left", got, want)
+
+
 @_law("chunks do not matter")
 def chunks_do_not_matter(law: str, build: Build, scale: Scale) -> None:
     """A window in one piece, or in any pieces with the memory carried over."""

@@ -15,17 +15,19 @@ the rows, M slots for summaries, S slots for the running segment, N = M + S or m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from ..kernels.attention import attention
+from ..kernels.decode_attention import decode_attention
+from ..kernels.segment_attention import NEVER, Seen, attention
 from .attention import Heads, HeadsConfig
 from .core import Core, map_state, rows, select
+from .in_step import Section, sections, unroll_in_step
 from .stack import Block, Norm
 
 # Keys and values, for each layer (B, 2, H, slots, K).
@@ -56,6 +58,7 @@ class Memo(Core):
         self.layers = nn.ModuleList(Heads(config.width, config.heads) for _ in range(config.depth))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.Identity() if config.residual == "none" else Norm(config.width)
+        self.settles = True
         self.tokens_PD = nn.Parameter(0.02 * torch.randn(config.summaries, config.width))
 
     @property
@@ -76,41 +79,86 @@ class Memo(Core):
         return min(steps // self.segment, self.sets) * self.summaries + steps % self.segment
 
     def step(self, x_BD: Tensor, state: Notes, start_B: Tensor) -> tuple[Tensor, Notes]:
-        """Take one step; the rows that complete a segment with it also write their summary."""
+        """Take one step; the rows that complete a segment with it also write their summary.
+
+        The host looks which rows these are, so a CUDA graph captures `advance` and `settle` instead.
+        """
+        # `select` has made copies, so that the state that came in stays as it is.
         notes = select(start_B, self.initial_state(1), state)
-        position_B1 = (self._offset(notes.sets_B) + notes.index_B)[:, None]
-        slot_B = self.slots + notes.index_B
-        notes = notes._replace(index_B=notes.index_B + 1)
-        visible_B1N = self._visible(notes)[:, None]
-        # The sources are copies, made by `select` or `_sources`, so that the state that came in stays as it is.
-        passes = [
-            self._trunk(x_BD[:, None], position_B1, source, visible_B1N, slot_B) for source in self._sources(notes)
-        ]
-        y_B1D, kv_LB2HNK = passes[0]
-        apart = tuple(part[..., self.slots :, :] for part in passes[1][1]) if self.gradient > 0 else ()
-        notes = notes._replace(kv_LB2HNK=kv_LB2HNK, apart_LB2HSK=apart)
+        # Where gradients are cut, summaries read other caches than steps do: the same values, another history.
+        sources = self._sources(notes)
+        outputs = [self._decode(x_BD, notes, source) for source in sources]
+        apart = tuple(part[..., self.slots :, :] for part in sources[1]) if self.gradient > 0 else ()
+        notes = notes._replace(index_B=notes.index_B + 1, apart_LB2HSK=apart)
 
         complete_R = (notes.index_B == self.segment).nonzero()[:, 0]
         if len(complete_R):
-            some, source = rows(notes, complete_R), rows(passes[-1][1], complete_R)
+            some, source = rows(notes, complete_R), rows(sources[-1], complete_R)
             some = self._complete(some, source, source, self._visible(some))
             notes = map_state(lambda part, new: part.index_copy(0, complete_R, new), notes, some)
-        return y_B1D[:, 0], notes
+        return outputs[0], notes
+
+    @torch.no_grad()
+    def advance(self, x_BD: Tensor, state: Notes, start_B: Tensor) -> tuple[Tensor, Notes]:
+        """Take a step in the notes that are given; a row that completes a segment is left with `index` S."""
+        sets_B, index_B = (torch.where(start_B, 0, count) for count in (state.sets_B, state.index_B))
+        notes = Notes(state.kv_LB2HNK, sets_B, index_B, state.apart_LB2HSK)
+        y_BD = self._decode(x_BD, notes, notes.kv_LB2HNK, start_B)
+        for whole, apart in zip(notes.kv_LB2HNK, notes.apart_LB2HSK, strict=False):
+            apart.copy_(whole[..., self.slots :, :])
+        return y_BD, notes._replace(index_B=index_B + 1)
+
+    def unsettled(self, state: Notes) -> Tensor:
+        """Return which rows have completed a segment whose summary is not written."""
+        return state.index_B == self.segment
+
+    @torch.no_grad()
+    def settle(self, state: Notes) -> Notes:
+        """Write the summaries of some of the rows that wait for it: of a fixed number, so that few rows cost little."""
+        some_R = (~self.unsettled(state)).byte().argsort(stable=True)[: max(64, -(-len(state.index_B) // 8))]
+        notes = rows(state, some_R)
+        after = self._complete(notes, notes.kv_LB2HNK, notes.kv_LB2HNK, self._visible(notes))
+        after = select(self.unsettled(notes), after, notes)
+        settled: Notes = map_state(lambda part, new: part.index_copy_(0, some_R, new), state, after)
+        return settled
+
+    def plan(self, state: Notes, start_TB: Tensor) -> Hashable:
+        """Return the sections of a window."""
+        return sections(state.index_B, state.sets_B, start_TB, self.segment)
 
     def unroll(self, x_TBD: Tensor, state: Notes, start_TB: Tensor) -> tuple[Tensor, Notes]:
-        """Take T steps, a window of one segment's length at a time: in it, no row completes more than one segment."""
+        """Take T steps, after one look at what lies in them."""
+        return self.follow(x_TBD, state, start_TB, self.plan(state, start_TB))
+
+    def follow(self, x_TBD: Tensor, state: Notes, start_TB: Tensor, plan: Hashable) -> tuple[Tensor, Notes]:
+        """Take T steps, in sections that begin where all rows start a trial.
+
+        Where rows are in step, a pass takes a segment. Otherwise a window of one segment's length is taken at a time:
+        in it, no row completes more than one segment.
+        """
         outputs = []
-        windows = (torch.split(part, self.segment) for part in (x_TBD, start_TB))
-        for x_CBD, start_CB in zip(*windows, strict=True):
-            y_BCD, state = self._window(x_CBD.transpose(0, 1), state, start_CB.t())
-            outputs.append(y_BCD.transpose(0, 1))
+        for section in cast("tuple[Section, ...]", plan):
+            x_CBD, start_CB = x_TBD[section.begin : section.end], start_TB[section.begin : section.end]
+            if section.in_step and self.gradient <= 0:
+                state = select(start_CB[0], self.initial_state(1), state)
+                y_CBD, state = unroll_in_step(self, x_CBD, state, section)
+                outputs.append(y_CBD)
+                continue
+            for begin in range(0, len(x_CBD), self.segment):
+                some = slice(begin, begin + self.segment)
+                ends, x_BCD, start_BC = section.ends[some], x_CBD[some].transpose(0, 1), start_CB[some].t()
+                y_BCD, state = self._window(x_BCD, state, start_BC, any(ends), any(ends[:-1]))
+                outputs.append(y_BCD.transpose(0, 1))
         return torch.cat(outputs), state
 
-    def _window(self, x_BCD: Tensor, notes: Notes, start_BC: Tensor) -> tuple[Tensor, Notes]:
+    def _window(
+        self, x_BCD: Tensor, notes: Notes, start_BC: Tensor, completes: bool, goes_on: bool
+    ) -> tuple[Tensor, Notes]:
         """Take C <= S steps: those up to the end of a segment, the summary, those that see it.
 
         Every step keeps its place in the window, whatever came before it in its row, so that what a trial computes is
-        the same, bit for bit, after any past.
+        the same, bit for bit, after any past. `completes` and `goes_on` say whether any row may complete a segment, and
+        take steps after it: where they are false, a pass is saved.
         """
         notes = select(start_BC[:, 0], self.initial_state(1), notes)
         steps, length = start_BC.shape[1], self.segment
@@ -121,25 +169,30 @@ class Memo(Core):
         begun_BC = torch.where(carried_BC, -notes.index_B[:, None], begun_BC)
         index_BC = time_C - begun_BC
         next_BC = index_BC >= length  # in the segment after the one that is completed here
-        first_BC = begun_BC + length * next_BC
-        own_BCJ = (time_C <= time_C[:, None]) & (time_C >= first_BC[..., None])
 
-        offset_BC = carried_BC * self._offset(notes.sets_B)[:, None]
-        mask_BCN = torch.cat([carried_BC[..., None] & self._visible(notes)[:, None], own_BCJ], -1)
+        # What the window opens with has time -1.
+        first_BC, last_BC = torch.where(carried_BC, -1, begun_BC), time_C.expand_as(begun_BC)
+        seen = Seen(torch.cat([self._time(notes), last_BC], 1), first_BC, last_BC)
+        position_BC = carried_BC * self._offset(notes.sets_B)[:, None] + index_BC
         sources = self._sources(notes)
-        passes = [self._trunk(x_BCD, offset_BC + index_BC, source, mask_BCN) for source in sources]
+        passes = [self._trunk(x_BCD, position_BC, source, seen) for source in sources]
         y_BCD, new = passes[0][0], [kv for _, kv in passes]
 
-        complete_B = (index_BC == length - 1).any(1)
-        if complete_B.any():
+        if completes:
+            end_B1 = (length - notes.index_B)[:, None]  # when the segment that the window opens with is complete
+            complete_B = (carried_BC & (index_BC == length - 1)).any(1)
             with_window = _join(sources[-1], new[-1])
-            upto_BC = time_C < length - notes.index_B[:, None]
-            after = self._complete(notes, sources[-1], with_window, torch.cat([self._visible(notes), upto_BC], 1))
+            visible_BN = torch.cat([self._visible(notes), time_C < end_B1], 1)
+            after = self._complete(notes, sources[-1], with_window, visible_BN)
             notes = select(complete_B, after, notes)
-            if next_BC.any():
-                mask_BCN = torch.cat([next_BC[..., None] & self._visible(notes)[:, None], own_BCJ], -1)
+            if goes_on:
+                # The steps before see themselves alone, so that those after see them not: what they see was settled.
+                early_BC = time_C < torch.where(complete_B[:, None], end_B1, 0)
+                time_BC = torch.where(early_BC, -2 - time_C, time_C)
+                first_BC = torch.where(early_BC, time_BC, torch.where(next_BC, -1, first_BC.clamp(min=0)))
+                seen = Seen(torch.cat([self._time(notes), time_BC], 1), first_BC, torch.maximum(time_BC, first_BC))
                 position_BC = self._offset(notes.sets_B)[:, None] + index_BC % length
-                passes = [self._trunk(x_BCD, position_BC, source, mask_BCN) for source in self._sources(notes)]
+                passes = [self._trunk(x_BCD, position_BC, source, seen) for source in self._sources(notes)]
                 y_BCD = torch.where(next_BC[..., None], passes[0][0], y_BCD)
                 over = next_BC[:, None, None, :, None]
                 new = [
@@ -175,20 +228,16 @@ class Memo(Core):
         """
         batch, count = visible_BN.shape[0], self.summaries
         token_P = torch.arange(count, device=visible_BN.device)
-        causal_BPP = (token_P <= token_P[:, None]).expand(batch, -1, -1)
-
-        def mask(seen_BN: Tensor) -> Tensor:
-            return torch.cat([seen_BN[:, None].expand(-1, count, -1), causal_BPP], -1)
-
         position_BP = (self._offset(notes.sets_B) + self.segment)[:, None] + token_P
         with torch.no_grad() if self.gradient == 0 else nullcontext():
-            summary_BPD, _ = self._trunk(self.tokens_PD.expand(batch, -1, -1), position_BP, context, mask(visible_BN))
+            tokens_BPD = self.tokens_PD.expand(batch, -1, -1)
+            summary_BPD, _ = self._trunk(tokens_BPD, position_BP, context, _after(visible_BN, count))
 
         # A summary that overwrites is read alone; one that is added is read after those before it.
         read = 0 if self.overwrite else self.slots
         position_BP = token_P.expand(batch, -1) if self.overwrite else self._offset(notes.sets_B)[:, None] + token_P
         earlier = tuple(part[..., :read, :] for part in memory)
-        _, new = self._trunk(summary_BPD, position_BP, earlier, mask(self._visible(notes)[:, :read]))
+        _, new = self._trunk(summary_BPD, position_BP, earlier, _after(self._visible(notes)[:, :read], count))
         slot_BP = (notes.sets_B % self.sets * count)[:, None] + token_P
         slot_N = torch.arange(self.slots + self.segment, device=slot_BP.device)
         kept = [torch.where(slot_N[:, None] < self.slots, part, 0) for part in notes.kv_LB2HNK]
@@ -197,32 +246,39 @@ class Memo(Core):
             near = (age_BN < self.gradient)[:, None, None, :, None]
             kept = [torch.where(near, part, part.detach()) for part in kept]
         written = (
-            part.scatter_(3, slot_BP[:, None, None, :, None].expand_as(kv), kv)
+            part.scatter_(3, slot_BP[:, None, None, :, None].expand_as(kv), kv.to(part.dtype))
             for part, kv in zip(kept, new, strict=True)
         )
         apart = tuple(torch.zeros_like(part) for part in notes.apart_LB2HSK)
         return Notes(tuple(written), notes.sets_B + 1, torch.zeros_like(notes.index_B), apart)
 
-    def _trunk(
-        self, x_BPD: Tensor, position_BP: Tensor, cache: Layers, mask_BPN: Tensor, slot_B: Tensor | None = None
-    ) -> tuple[Tensor, Layers]:
+    def _trunk(self, x_BPD: Tensor, position_BP: Tensor, cache: Layers, seen: Seen | None) -> tuple[Tensor, Layers]:
         """Run tokens through all layers, each attending to its cache and to the tokens.
 
-        Returns what leaves the trunk (B, P, D) and the tokens' keys and values. With `slot`, where the cache has room
-        for the one token, it is written there instead, in place, and the caches are returned.
+        Returns what leaves the trunk (B, P, D) and the tokens' keys and values.
         """
-        kept = []
+        kept, turn = [], self.layers[0].turn(position_BP)  # type: ignore[operator]
         for layer, block, cache_B2HNK in zip(self.layers, self.blocks, cache, strict=True):
-            query_BHPK, kv_B2HPK = layer(block.before(x_BPD), position_BP)  # type: ignore[operator]
-            if slot_B is None:
-                kept.append(kv_B2HPK)
-                kv_B2HNK = torch.cat([cache_B2HNK, kv_B2HPK], 3)
-            else:
-                kv_B2HNK = cache_B2HNK.scatter_(3, slot_B.view(-1, 1, 1, 1, 1).expand_as(kv_B2HPK), kv_B2HPK)
-                kept.append(kv_B2HNK)
-            read_BHPK = attention(query_BHPK, kv_B2HNK[:, 0], kv_B2HNK[:, 1], mask_BPN)
+            query_BHPK, kv_B2HNK = layer(block.before(x_BPD), turn, cache_B2HNK)  # type: ignore[operator]
+            kept.append(kv_B2HNK[..., cache_B2HNK.shape[3] :, :])
+            read_BHPK = attention(query_BHPK, kv_B2HNK, seen)
             x_BPD = block.after(x_BPD, layer.join(read_BHPK))  # type: ignore[operator]
         return self.norm(x_BPD), tuple(kept)
+
+    def _decode(self, x_BD: Tensor, notes: Notes, cache: Layers, start_B: Tensor | None = None) -> Tensor:
+        """Run one step through all layers; its keys and values are written to the cache, in place."""
+        turn = self.layers[0].turn((self._offset(notes.sets_B) + notes.index_B)[:, None])  # type: ignore[operator]
+        slot_B, near_B = self.slots + notes.index_B, notes.index_B + 1
+        far_B = self.summaries * notes.sets_B.clamp(max=self.sets)
+        x_B1D = x_BD[:, None]
+        for layer, block, cache_B2HNK in zip(self.layers, self.blocks, cache, strict=True):
+            query_BH1K, new_B2H1K = layer(block.before(x_B1D), turn)  # type: ignore[operator]
+            read_BHK = decode_attention(
+                query_BH1K[:, :, 0], new_B2H1K[:, :, :, 0], cache_B2HNK, slot_B, far_B, near_B, self.slots, start_B
+            )
+            x_B1D = block.after(x_B1D, layer.join(read_BHK[:, :, None]))  # type: ignore[operator]
+        y_B1D: Tensor = self.norm(x_B1D)
+        return y_B1D[:, 0]
 
     def _sources(self, notes: Notes) -> Sequence[Layers]:
         """Return the caches as the steps read them, and, where gradients are cut, as the summaries read them."""
@@ -237,9 +293,20 @@ class Memo(Core):
         summary_BN = slot_N // self.summaries < notes.sets_B[:, None]
         return torch.where(slot_N < self.slots, summary_BN, slot_N - self.slots < notes.index_B[:, None])
 
+    def _time(self, notes: Notes) -> Tensor:
+        """Return -1 for the slots that hold an entry, as the time of their keys, and `NEVER` for the others."""
+        return torch.where(self._visible(notes), -1, NEVER)
+
     def _offset(self, sets_B: Tensor) -> Tensor:
         """Return the position of the first step of a segment: summaries come before it, those dropped included."""
         return self.summaries * (sets_B.clamp(max=1) if self.overwrite else sets_B)
+
+
+def _after(visible_BN: Tensor, count: int) -> Seen:
+    """Return what `count` tokens see that come after what is visible, and see each other up to themselves."""
+    token_BP = torch.arange(count, device=visible_BN.device).expand(len(visible_BN), -1)
+    time_BN = torch.cat([torch.where(visible_BN, -1, NEVER), token_BP], 1)
+    return Seen(time_BN, torch.full_like(token_BP, -1), token_BP)
 
 
 def _join(first: Layers, second: Layers) -> Layers:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..kernels.gated_unit import gated_unit
 from .core import Core, MemoryConfig, State
 
 EPS = 1e-6
@@ -32,13 +33,12 @@ class GatedMLP(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.gate = nn.Linear(width, hidden, bias=False)
-        self.up = nn.Linear(width, hidden, bias=False)
+        self.gate_and_up = nn.Linear(width, 2 * hidden, bias=False)
         self.down = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., D) to (..., D)."""
-        down: Tensor = self.down(F.silu(self.gate(x)) * self.up(x))
+        down: Tensor = self.down(gated_unit(self.gate_and_up(x)))
         return down
 
 
@@ -104,6 +104,7 @@ class Stack(Core):
         self.layers = nn.ModuleList(layers)
         self.blocks = nn.ModuleList(Block(config) for _ in layers)
         self.norm = nn.Identity() if config.residual == "none" else Norm(config.width)
+        self.settles = any(layer.settles for layer in layers)
 
     def initial_state(self, batch: int) -> State:
         """Return the fresh memory of every layer."""
@@ -116,6 +117,20 @@ class Stack(Core):
     def unroll(self, x_TBD: Tensor, state: State, start_TB: Tensor) -> tuple[Tensor, State]:
         """Take T steps, layer after layer."""
         return self._run("unroll", x_TBD, state, start_TB)
+
+    @torch.no_grad()
+    def advance(self, x_BD: Tensor, state: State, start_B: Tensor) -> tuple[Tensor, State]:
+        """Take one step through all layers, as each acts."""
+        return self._run("advance", x_BD, state, start_B)
+
+    def unsettled(self, state: State) -> Tensor:
+        """Return the rows in which any layer has work left."""
+        left = [layer.unsettled(part) for layer, part in self._settling(state)]
+        return torch.stack(left).any(0)
+
+    def settle(self, state: State) -> State:
+        """Settle every layer."""
+        return tuple(layer.settle(part) for layer, part in zip(self.layers, state, strict=True))  # type: ignore[operator]
 
     def gates(self, x_BD: Tensor, state: State, start_B: Tensor) -> dict[str, Tensor]:
         """Return the gates of every layer, named by its number."""
@@ -130,6 +145,9 @@ class Stack(Core):
     def state_bytes(self, steps: int) -> int:
         """Return the sum over the layers."""
         return sum(layer.state_bytes(steps) for layer in self.layers)  # type: ignore[operator]
+
+    def _settling(self, state: State) -> list[tuple[Core, State]]:
+        return [(layer, part) for layer, part in zip(self.layers, state, strict=True) if layer.settles]  # type: ignore[misc]
 
     def _run(self, form: str, x: Tensor, state: State, start: Tensor) -> tuple[Tensor, State]:
         after = []

@@ -12,7 +12,8 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..kernels.attention import attention
+from ..kernels.decode_attention import decode_attention
+from ..kernels.segment_attention import Seen, attention
 from .attention import Heads, HeadsConfig
 from .core import Core, select
 from .stack import Stack
@@ -50,14 +51,30 @@ class AttentionLayer(Core):
 
     def step(self, x_BD: Tensor, state: Ring, start_B: Tensor) -> tuple[Tensor, Ring]:
         """Write the step into its slot and attend to the ring."""
-        kv_B2HSK, seen_B = select(start_B, self.initial_state(1), state)
-        query_BH1K, new_B2H1K = self.weights(x_BD[:, None], seen_B[:, None])
-        slot_B = seen_B % self.context
         # `select` has made a copy, so that the state that came in stays as it is.
-        kv_B2HSK.scatter_(3, slot_B.view(-1, 1, 1, 1, 1).expand_as(new_B2H1K), new_B2H1K)
-        age_BS = (slot_B[:, None] - self._slots(x_BD)) % self.context
-        y_BD = self._read(query_BH1K, kv_B2HSK, (age_BS <= seen_B[:, None])[:, None])[:, 0]
-        return y_BD, Ring(kv_B2HSK, seen_B + 1)
+        return self._step(x_BD, select(start_B, self.initial_state(1), state), None)
+
+    @torch.no_grad()
+    def advance(self, x_BD: Tensor, state: Ring, start_B: Tensor) -> tuple[Tensor, Ring]:
+        """Take a step in the ring that is given."""
+        return self._step(x_BD, state, start_B)
+
+    def _step(self, x_BD: Tensor, state: Ring, start_B: Tensor | None) -> tuple[Tensor, Ring]:
+        seen_B = state.seen_B if start_B is None else torch.where(start_B, 0, state.seen_B)
+        query_BH1K, new_B2H1K = self.weights(x_BD[:, None], self.weights.turn(seen_B[:, None]))
+        slot_B, held_B = seen_B % self.context, (seen_B + 1).clamp(max=self.context)
+        read_BHK = decode_attention(
+            query_BH1K[:, :, 0],
+            new_B2H1K[:, :, :, 0],
+            state.kv_B2HSK,
+            slot_B,
+            torch.zeros_like(slot_B),
+            held_B,
+            split=0,
+            start_B=start_B,
+            sink=self._sink(),
+        )
+        return self.weights.join(read_BHK[:, :, None])[:, 0], Ring(state.kv_B2HSK, seen_B + 1)
 
     def unroll(self, x_TBD: Tensor, state: Ring, start_TB: Tensor) -> tuple[Tensor, Ring]:
         """Attend from all T steps at once to the ring and to each other."""
@@ -68,15 +85,16 @@ class AttentionLayer(Core):
         # When the trial of each step began: at a start of this window, or `seen` steps before it.
         begun_BT = torch.where(start_TB.t(), time_T, -1).cummax(1).values
         begun_BT = torch.where(begun_BT < 0, -seen_B[:, None], begun_BT)
-        query_BHTK, window_B2HTK = self.weights(x_TBD.transpose(0, 1), time_T - begun_BT)
+        turn = self.weights.turn(time_T - begun_BT)
+        query_BHTK, kv_B2HNK = self.weights(x_TBD.transpose(0, 1), turn, ring_B2HSK)
 
         ring_time_BS = -1 - (seen_B[:, None] - 1 - slot_S) % context
-        key_time_B1N = torch.cat([ring_time_BS, time_T.expand(len(seen_B), -1)], 1)[:, None]
-        first_BT1 = torch.maximum(begun_BT, time_T - context + 1)[..., None]
-        mask_BTN = (key_time_B1N >= first_BT1) & (key_time_B1N <= time_T[:, None])
-        y_BTD = self._read(query_BHTK, torch.cat([ring_B2HSK, window_B2HTK], 3), mask_BTN)
+        time_BT = time_T.expand(len(seen_B), -1)
+        seen = Seen(torch.cat([ring_time_BS, time_BT], 1), torch.maximum(begun_BT, time_T - context + 1), time_BT)
+        y_BTD = self.weights.join(attention(query_BHTK, kv_B2HNK, seen, self._sink()))
 
         # What each slot holds after the window: a step of the window, a step that was there before, or nothing.
+        window_B2HTK = kv_B2HNK[..., context:, :].to(ring_B2HSK.dtype)
         begun_B, seen_B = begun_BT[:, -1], steps - begun_BT[:, -1]
         held_BS = steps - 1 - (seen_B[:, None] - 1 - slot_S) % context
         held_B2HSK = held_BS.clamp(0).view(-1, 1, 1, context, 1).expand_as(ring_B2HSK)
@@ -87,12 +105,10 @@ class AttentionLayer(Core):
     def _slots(self, like: Tensor) -> Tensor:
         return torch.arange(self.context, device=like.device)
 
-    def _read(self, query_BHTK: Tensor, kv_B2HNK: Tensor, mask_BTN: Tensor) -> Tensor:
-        sink = None
-        if self.sink_key is not None:
-            value_HK = torch.zeros_like(self.sink_key) if self.sink_value is None else self.sink_value
-            sink = (self.sink_key, value_HK)
-        return self.weights.join(attention(query_BHTK, kv_B2HNK[:, 0], kv_B2HNK[:, 1], mask_BTN, sink))
+    def _sink(self) -> tuple[Tensor, Tensor] | None:
+        if self.sink_key is None:
+            return None
+        return self.sink_key, torch.zeros_like(self.sink_key) if self.sink_value is None else self.sink_value
 
 
 def _over(mask_BS: Tensor) -> Tensor:

@@ -47,8 +47,9 @@ def test_every_package_is_listed() -> None:
     assert set(listed) == {"mnemic"} | found
 
 
-def test_init_is_the_only_module_at_the_root_and_imports_nothing() -> None:
-    assert [path.name for path in ROOT.glob("*.py")] == ["__init__.py"]
+def test_the_root_has_two_modules_and_init_imports_nothing() -> None:
+    """`__main__.py` is there for `python -m mnemic` and does nothing when it is imported."""
+    assert sorted(path.name for path in ROOT.glob("*.py")) == ["__init__.py", "__main__.py"]
     tree = ast.parse((ROOT / "__init__.py").read_text())
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
 

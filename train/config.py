@@ -12,10 +12,12 @@ from ..envs import config_from_dict as env_from_dict
 from ..envs import config_to_dict as env_to_dict
 from ..envs.endless_tmaze import EndlessTMazeConfig
 from ..envs.step import EnvConfig
+from ..kernels import backend
 from ..memory import config_from_dict as memory_from_dict
 from ..memory import config_to_dict as memory_to_dict
 from ..memory.core import MemoryConfig
 from ..memory.rnn import LSTMConfig
+from .arithmetic import Precision
 
 MOST_THREADS = 256  # far more and the threads cannot be made: torch then crashes without a word
 
@@ -51,6 +53,9 @@ class PPOConfig(LossConfig):
     A trial that its clock ends is worth what its last observation promises, as an episode that its clock ends is."""
     target_kl: float = 0.0
     """Stop the passes over a window once the policy has moved this far (approx_kl); 0 for never."""
+    wait_for: float = 1.0
+    """Of many ranks, the share whose windows are waited for; the others then cut theirs short. 0.6 suits environments
+    of uneven speed (DD-PPO); 1 waits for all."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with."""
@@ -62,6 +67,8 @@ class PPOConfig(LossConfig):
                 f"ppo: {self.rows} rows do not divide into {self.minibatches} minibatches; "
                 "make rows a multiple of minibatches"
             )
+        if not 0 < self.wait_for <= 1:
+            raise ValueError(f"ppo: wait_for is {self.wait_for}; it must be above 0 and at most 1")
         for name in ("gamma", "gae_lambda"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"ppo: {name} is {getattr(self, name)}; it must lie in 0..1")
@@ -122,8 +129,19 @@ class TrainConfig:
     """cpu, cuda, cuda:1, ..."""
     threads: int = 0
     """CPU threads, kept in config.json: the same number gives the same bits. 0: up to four; one on a busy machine."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the learning pass; bfloat16 is meant for GPUs."""
+    precision: Precision = "tf32"
+    """Arithmetic on a GPU. float32; tf32: matrix products round what they multiply to 10 bits and add up in float32, at
+    several times the speed; bfloat16: the learning pass in bfloat16 beside that. On a CPU tf32 is float32."""
+    capture: bool = True
+    """On a GPU, record acting and learning as CUDA graphs: several times faster, with the same results. A native task
+    is needed; what cannot be recorded says so and runs step by step."""
+    compile: bool = False
+    """Fuse the steps of native tasks into a few kernels when they are recorded: acting is up to twice as fast, with the
+    same bits, but compiling takes some ten seconds at the start. It pays from some hundred million steps on."""
+    separate_critic: bool = False
+    """Give the critic an encoder and a memory of its own, of the same kind; otherwise actor and critic share them."""
+    kernels: tuple[str, ...] = ()
+    """Backends of kernels by words like rnn=loop, as `mnemic list kernels` shows them; the others choose themselves."""
     checkpoint_seconds: float = 60.0
     """Seconds between two checkpoints; there is always one at the end."""
     keep_checkpoints: int = 2
@@ -141,6 +159,9 @@ class TrainConfig:
             raise ValueError(f"threads is {self.threads}; it must lie in 0..{MOST_THREADS}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}; it must lie in 0..2^63-1")
+        if self.kernels:
+            backend.load()
+            backend.read(self.kernels)
 
     @property
     def updates(self) -> int:
@@ -166,6 +187,7 @@ class TrainConfig:
                 encoder=EncoderConfig(**parts.pop("encoder")),
                 ppo=PPOConfig(**parts.pop("ppo")),
                 evaluation=EvalConfig(**parts.pop("evaluation")),
+                kernels=tuple(parts.pop("kernels", ())),  # runs of version 0.1 have none
                 **parts,
             )
         except KeyError as error:

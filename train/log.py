@@ -65,6 +65,10 @@ class Log:
             self._writer.add_scalar(tag, value, steps)
         self._file.write(json.dumps({"steps": steps} | figures) + "\n")
 
+    def note(self, tag: str, text: str, steps: int) -> None:
+        """Show a text among the figures of TensorBoard."""
+        self._writer.add_text(tag, text, steps)
+
     def flush(self) -> None:
         """Write what is still held back, so that no figure before a checkpoint is lost with the run."""
         self._writer.flush()
@@ -74,6 +78,22 @@ class Log:
         """Write what is still held back, and close the files."""
         self._writer.close()
         self._file.close()
+
+
+class NoLog:
+    """In the place of a log, in ranks whose figures the first one writes."""
+
+    def write(self, steps: int, figures: dict[str, float]) -> None:
+        """Write nothing."""
+
+    def note(self, tag: str, text: str, steps: int) -> None:
+        """Show nothing."""
+
+    def flush(self) -> None:
+        """Hold nothing back."""
+
+    def close(self) -> None:
+        """Close nothing."""
 
 
 def _lines_until(path: Path, steps: int) -> list[str]:
@@ -135,10 +155,10 @@ class ProgressLine:
                 flush=True,
             )
 
-    def say(self, text: str) -> None:
-        """Print a line of its own above the progress line."""
+    def tell(self, text: str) -> None:
+        """Print a line about the run, above the progress line in a terminal."""
         if not self._quiet:
-            self._console.print(text, highlight=False)
+            print(text, flush=True)
 
 
 class _Steps(ProgressColumn):

@@ -8,15 +8,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from ..agents.policy import Policy
+from ..kernels import backend
 from ..memory.core import parts
+from .arithmetic import Stopwatch, arithmetic
 from .config import TrainConfig
-from .log import Log, ProgressLine
+from .episodes import Totals, means
+from .log import Log, NoLog, ProgressLine
 from .ppo import DivergedError, learn
+from .ranks import Ranks, RanksError
 from .rollout import Window, collect
 from .run import RunFolder, Training
 
@@ -39,48 +45,68 @@ class Result:
 
 
 def train(
-    config: TrainConfig, folder: RunFolder, evaluate: Evaluate, *, resume: bool = False, quiet: bool = False
+    config: TrainConfig,
+    folder: RunFolder,
+    evaluate: Evaluate,
+    *,
+    ranks: Ranks | None = None,
+    resume: bool = False,
+    quiet: bool = False,
 ) -> Result:
     """Train until the steps are done, the task is solved (`evaluation.stop_at`) or the user interrupts.
 
-    A resumed run ends with the same bits as one that was never stopped (on a CPU, native environments).
+    A resumed run ends with the same bits as one that was never stopped (on a CPU, native environments, as many ranks).
+
+    Args:
+        config: of the run.
+        folder: of the run; the first rank writes to it, all read from it.
+        evaluate: plays fresh episodes.
+        ranks: the processes that share the rows of the run, all of which call this; None: this one has all.
+        resume: go on from the newest checkpoint.
+        quiet: no line of progress.
 
     Raises:
         DivergedError: the loss was no longer a number; the message names the last good checkpoint.
         OSError: a checkpoint or a log could not be written; the earlier checkpoints are good.
+        RanksError: the ranks can no longer go on together; the message names the last good checkpoint.
     """
-    training = Training(config)
+    ranks = ranks or Ranks()
+    training = Training(config, ranks)
     resume = resume and folder.begun()
     if resume:
         training.restore(folder.last())
-    log = Log(folder.path, config, training.steps if resume else None)
-    why = "done"
+    log = Log(folder.path, config, training.steps if resume else None) if ranks.first else NoLog()
+    why, kernels = "done", ""
     began, saved = time.monotonic() - training.seconds, time.monotonic()
     try:
         _save(training, folder, log)
         with (
-            ProgressLine(config.steps, training.steps, quiet=quiet) as progress,
-            _polite_interrupt() as interrupted,
+            ProgressLine(config.steps, training.steps, quiet=quiet or not ranks.first) as progress,
+            _polite_interrupt(patient=ranks.many) as interrupted,
         ):
             while training.updates < config.updates and not training.figures.get("solved"):
                 said = update(training)
+                if not kernels and (kernels := backend.chosen()):
+                    log.note("kernels", kernels, training.steps)
+                    progress.tell(f"kernels {kernels}")
                 if config.evaluation.every and training.updates % config.evaluation.every == 0:
                     training.figures = _look(training, evaluate)
                     said |= {f"eval/{name}": value for name, value in training.figures.items()}
                 log.write(training.steps, said)
                 progress.update(training.steps, said)
                 training.seconds = time.monotonic() - began
-                if interrupted():
+                due = ranks.first and time.monotonic() - saved > config.checkpoint_seconds
+                stop, save = ranks.any(interrupted(), due)
+                if stop:
                     why = "interrupted"
                     break
-                if time.monotonic() - saved > config.checkpoint_seconds:
+                if save:
                     _save(training, folder, log)
                     saved = time.monotonic()
         _save(training, folder, log)
-    except DivergedError as error:
-        raise DivergedError(
-            f"training stopped after {training.steps:,} steps: {error}; the last good checkpoint is {folder.last()}"
-        ) from None
+    except (DivergedError, RanksError) as error:
+        good = f"; the last good checkpoint is {folder.last()}" if folder.begun() else ""
+        raise type(error)(f"training stopped after {training.steps:,} steps: {error}{good}") from None
     finally:
         log.close()
         training.env.close()
@@ -95,21 +121,43 @@ def update(training: Training) -> dict[str, float]:
     Raises:
         DivergedError: the loss was no longer a number.
     """
-    began = time.monotonic()
+    watch = Stopwatch(training.env.device)
     window = act(training)
-    acted = time.monotonic()
+    finished = training.meter.update(window)  # a GPU is asked for it while it acts, so that the host does not wait here
+    watch.lap()
     losses = improve(training, window)
     training.updates += 1
-    finished = training.meter.update(window).means()
-    return finished | _figures(training, losses, acted - began, time.monotonic() - acted)
+    ended = means(training.ranks.collect(finished.totals()))
+    watch.lap()
+    return ended | _figures(training, losses, *watch.seconds())
 
 
 def act(training: Training) -> Window:
-    """Act for a window; the environments and the memory go on from its end."""
-    config = training.config.ppo
-    window, training.acting = collect(
-        training.env, training.policy, training.acting, config.window, training.sampling, config.cut_returns
-    )
+    """Act for a window; the environments and the memory go on from its end.
+
+    On a GPU the window is overwritten by the next call.
+    """
+    config, env, policy, cutoff = training.config, training.env, training.policy, training.cutoff
+    with arithmetic(env.device, config.precision):
+        if cutoff is None:
+            graph = training.graphs.acting(config.ppo, env, policy, training.acting, training.sampling)
+        else:  # ranks that draw for more and for fewer steps must not part for good
+            graph = None
+            training.sampling.manual_seed((config.seed + 1_000_003 * training.updates) % 2**63)
+        if graph is not None:
+            window, training.acting = graph(training.acting)
+        else:
+            window, training.acting = collect(
+                env,
+                policy,
+                training.acting,
+                config.ppo.window,
+                training.sampling,
+                config.ppo.cut_returns,
+                enough=cutoff,
+            )
+    if cutoff is not None:
+        cutoff.finish()
     return window
 
 
@@ -119,19 +167,35 @@ def improve(training: Training, window: Window) -> dict[str, float]:
     Raises:
         DivergedError: the loss was no longer a number.
     """
-    config = training.config
-    return learn(
-        config.ppo,
-        training.policy,
-        training.optimizer,
-        window,
-        training.shuffling,
-        remaining=max(0.0, 1 - training.updates / config.updates),
-        precision=torch.bfloat16 if config.precision == "bfloat16" else torch.float32,
-    )
+    config, policy, optimizer, ranks = training.config, training.policy, training.optimizer, training.ranks
+    precision = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+    remaining = max(0.0, 1 - training.updates / config.updates)
+    average = ranks.average if ranks.many else None
+    with arithmetic(policy.device, config.precision):
+        if training.cutoff is None:
+            graph = training.graphs.learning(
+                config.ppo, policy, optimizer, window, precision=precision, average=average
+            )
+            if graph is not None:
+                return graph(window, training.shuffling, remaining=remaining)
+            said = {}
+        else:  # windows differ in length, and a rank counts by the steps that it has taken
+            played = ranks.collect(len(window.value))
+            average = partial(ranks.average, share=len(window.value) / sum(played))
+            said = {"window_played": sum(played) / (ranks.world * config.ppo.window)}
+        return said | learn(
+            config.ppo,
+            policy,
+            optimizer,
+            window,
+            training.shuffling,
+            remaining=remaining,
+            precision=precision,
+            average=average,
+        )
 
 
-def _save(training: Training, folder: RunFolder, log: Log) -> None:
+def _save(training: Training, folder: RunFolder, log: Log | NoLog) -> None:
     log.flush()
     folder.save(training, training.config.keep_checkpoints)
 
@@ -139,32 +203,49 @@ def _save(training: Training, folder: RunFolder, log: Log) -> None:
 def _look(training: Training, evaluate: Evaluate) -> dict[str, float]:
     """Evaluate; where the success that ends the run is seen, once more on more episodes, to be sure."""
     options = training.config.evaluation
-    seed = training.config.seed + 1_000_003 * training.updates  # episodes that no other evaluation of the run has seen
-    figures = evaluate(training.policy, episodes=options.episodes, seed=seed)
+    figures = _play(training, evaluate, options.episodes, 0)
     if options.stop_at and figures.get("success", 0.0) >= options.stop_at:
-        figures = evaluate(training.policy, episodes=options.confirm_episodes, seed=seed + 1)
+        figures = _play(training, evaluate, options.confirm_episodes, 1)
         figures["solved"] = float(figures["success"] >= options.stop_at)
     return figures
 
 
+def _play(training: Training, evaluate: Evaluate, episodes: int, again: int) -> dict[str, float]:
+    """Play episodes that no other evaluation of the run has seen, each rank its share."""
+    ranks = training.ranks
+    seed = training.config.seed + 1_000_003 * training.updates + 2 * ranks.rank + again
+    found = ranks.collect(evaluate(training.policy, episodes=-(-episodes // ranks.world), seed=seed))
+    return means([Totals({name: (value, 1) for name, value in figures.items()}, True) for figures in found])
+
+
 def _figures(training: Training, losses: dict[str, float], acting: float, learning: float) -> dict[str, float]:
-    steps = training.config.ppo.batch_steps
+    played = losses.pop("window_played", None)
+    steps = training.config.ppo.batch_steps * (1.0 if played is None else played)
     named = {f"losses/{name}": value for name, value in losses.items()}
+    if played is not None:
+        named["time/window_played"] = played
     named["charts/sps"] = steps / (acting + learning)
     named |= {"time/acting_seconds": acting, "time/learning_seconds": learning}
     named["memory/bytes_per_row"] = float(training.policy.core.state_bytes(training.env.trial_steps or 0))
+    said: dict[str, Tensor] = {}
     for name, part in parts(training.acting.memory).items():
         if part.is_floating_point():
-            named[f"memory/state_rms_{name}"] = float(part.float().square().mean().sqrt())
+            said[f"memory/state_rms_{name}"] = part.float().square().mean().sqrt()
     inputs, policy = training.acting.inputs, training.policy
     with torch.no_grad():
         gates = policy.core.gates(policy.encoder(inputs), training.acting.memory, inputs.trial_start)
-    return named | {f"memory/gate_{name}": float(gate.mean()) for name, gate in gates.items()}
+    said |= {f"memory/gate_{name}": gate.float().mean() for name, gate in gates.items()}
+    if said:  # one look for all
+        named |= dict(zip(said, torch.stack(list(said.values())).tolist(), strict=True))
+    return named
 
 
 @contextmanager
-def _polite_interrupt() -> Iterator[Callable[[], bool]]:
-    """Let the update in flight finish on Ctrl-C or SIGTERM, so that the checkpoint is whole; a second is immediate."""
+def _polite_interrupt(*, patient: bool) -> Iterator[Callable[[], bool]]:
+    """Let the update in flight finish on Ctrl-C or SIGTERM, so that the checkpoint is whole; a second is immediate.
+
+    With `patient` a second one changes nothing: torchrun passes on what the terminal has sent to all processes already.
+    """
     asked = threading.Event()
     signals = (signal.SIGINT, signal.SIGTERM)
     if threading.current_thread() is not threading.main_thread():
@@ -174,7 +255,8 @@ def _polite_interrupt() -> Iterator[Callable[[], bool]]:
 
     def ask(number: int, _frame: object) -> None:
         asked.set()
-        signal.signal(number, before[signal.Signals(number)])
+        if not patient:
+            signal.signal(number, before[signal.Signals(number)])
 
     for number in signals:
         signal.signal(number, ask)

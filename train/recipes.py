@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..envs.dark_key_to_door import DarkKeyToDoorConfig
 from ..envs.endless_tmaze import EndlessTMazeConfig
 from ..envs.from_gymnasium import GymConfig
+from ..memory.memo import MemoConfig
 from ..memory.rnn import LSTMConfig
 from .config import EvalConfig, PPOConfig, TrainConfig
 
@@ -48,7 +50,35 @@ def minigrid_memory_lstm() -> TrainConfig:
     )
 
 
+def dark_key_to_door_memo() -> TrainConfig:
+    """Learn to search a dark room once and to remember what was found, with Memo's trunk of four layers; for a GPU.
+
+    Trunk as published (arXiv 2510.19732: 4 layers, width 256, 8 heads, MLP of 1024); how long segments and summaries
+    are in this task is not. Here a segment is as long as an episode, and the ten sets cover the trial. A window holds
+    two segments, so that a summary is judged by the steps that read it.
+    """
+    return TrainConfig(
+        env=DarkKeyToDoorConfig(),
+        memory=MemoConfig(width=256, depth=4, heads=8, mlp=4, segment=50, summaries=8, sets=10),
+        ppo=PPOConfig(
+            rows=2048,
+            window=100,
+            epochs=2,
+            minibatches=4,
+            learning_rate=3e-4,
+            gamma=0.99,
+            entropy_weight=0.01,
+            cut_returns=False,
+        ),
+        evaluation=EvalConfig(every=20, episodes=256),
+        steps=60_000_000,
+        device="cuda",
+        precision="bfloat16",
+    )
+
+
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
+    "dark-key-to-door-memo": dark_key_to_door_memo,
     "endless-tmaze-lstm": endless_tmaze_lstm,
     "minigrid-memory-lstm": minigrid_memory_lstm,
 }

@@ -5,16 +5,17 @@ Shapes: T time, B rows, A numbers that describe an action distribution.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from ..agents.encoder import Inputs
-from ..agents.policy import Policy
+from ..agents.policy import Output, Policy
 from ..envs.step import Env, Step
-from ..memory.core import State, map_state, rows
+from ..memory.core import State, map_state, rows, select
 
 
 class Acting(NamedTuple):
@@ -48,46 +49,170 @@ def start(env: Env, policy: Policy) -> Acting:
     return _plain(Acting(env_state, inputs, policy.initial_memory(env.batch)))
 
 
+class Moment(NamedTuple):
+    """One step of all rows: what the policy was told, did and thought, and where that led."""
+
+    inputs: Inputs
+    action: Tensor
+    log_prob: Tensor
+    value: Tensor
+    step: Step  # what the environments said to the action
+    acting: Acting  # what acting goes on from
+
+
+@torch.no_grad()
+def act_once(
+    env: Env,
+    policy: Policy,
+    acting: Acting,
+    generator: torch.Generator,
+    take: Callable[[Inputs, State], tuple[Output, State]],
+) -> Moment:
+    """Act for one step; `take` is `policy.step` or `policy.advance`. Only the first may look at the device's data."""
+    inputs = acting.inputs
+    output, memory = take(inputs, acting.memory)
+    action = policy.head.sample(output.action, generator)
+    env_state, step = env.move(acting.env_state, action)
+    log_prob = policy.head.log_prob(output.action, action)
+    return Moment(inputs, action, log_prob, output.value, step, Acting(env_state, _inputs(step, action), memory))
+
+
 @torch.no_grad()
 def collect(
-    env: Env, policy: Policy, acting: Acting, length: int, generator: torch.Generator, cut_returns: bool
+    env: Env,
+    policy: Policy,
+    acting: Acting,
+    length: int,
+    generator: torch.Generator,
+    cut_returns: bool,
+    *,
+    look: bool | None = None,
+    once: Callable[[Acting], Moment] | None = None,
+    enough: Callable[[int], bool] | None = None,
 ) -> tuple[Window, Acting]:
     """Act for `length` steps in every row.
 
     Where an episode is truncated (with `cut_returns` false: where it is truncated because its trial is over) the
     return goes on with the value of the final observation, from the memory as it was then.
+
+    Args:
+        env: where to act.
+        policy: who acts.
+        acting: where both stand.
+        length: T.
+        generator: what actions are drawn from.
+        cut_returns: as above.
+        look: find truncated rows by looking at them (`_Looked`), or never look (`_Held`), for cores that leave nothing
+            to settle. None: look where that costs nothing, on a CPU, and where it must be.
+        once: takes one step in the place of `act_once`.
+        enough: ends the window early; it is asked before each step but the first, with the steps that were taken.
     """
-    memory_at_start = acting.memory
-    inputs_T, action_T, log_prob_T, value_T, step_T = [], [], [], [], []
-    last_T: list[tuple[Tensor, Tensor]] = []  # where an episode was cut off, and what its end is worth
-    for _ in range(length):
-        output, memory = policy.step(acting.inputs, acting.memory)
-        action = policy.head.sample(output.action, generator)
-        env_state, step = env.step(acting.env_state, action)
-        inputs_T.append(acting.inputs)
-        action_T.append(action)
-        log_prob_T.append(policy.head.log_prob(output.action, action))
-        value_T.append(output.value)
-        step_T.append(step)
+    if look is None:
+        look = env.device.type == "cpu" or policy.core.settles
+    take = policy.step if look else policy.advance
+    step_once = once or partial(act_once, env, policy, generator=generator, take=take)
+    ends: _Looked | _Held = _Looked(policy) if look else _Held(policy, env, cut_returns)
+    # Who advances gives its memory up, so what is needed later is copied.
+    given_up = not look or once is not None
+    memory_at_start = _copy(acting.memory) if given_up else acting.memory
+    seen: list[Moment] = []
+    for t in range(length):
+        if t and enough is not None and enough(t):
+            break
+        now = step_once(acting)
+        acting, step = now.acting, now.step
         cut_off_B = step.truncated if cut_returns else step.truncated & step.trial_start
-        last_T.append((cut_off_B, _final_value(policy, step, action, memory, cut_off_B)))
-        acting = Acting(env_state, _inputs(step, action), memory)
-    value_T.append(policy.step(acting.inputs, acting.memory)[0].value)
-    value_next_T = [torch.where(cut, last, v) for (cut, last), v in zip(last_T, value_T[1:], strict=True)]
+        ends.note(step, now.action, acting.memory, cut_off_B)
+        seen.append(now._replace(acting=None))  # type: ignore[arg-type]  # the memory of every step would be much
+    value_after = take(acting.inputs, _copy(acting.memory) if given_up else acting.memory)[0].value
+    said = [now.step for now in seen]
     window = Window(
-        inputs=_stack(inputs_T),
+        inputs=_stack([now.inputs for now in seen]),
         memory=memory_at_start,
-        action=_stack(action_T),
-        log_prob=_stack(log_prob_T),
-        value=_stack(value_T[:-1]),
-        reward_next=_stack([step.reward for step in step_T]),
-        terminated_next=_stack([step.terminated for step in step_T]),
-        truncated_next=_stack([step.truncated for step in step_T]),
-        trial_over_next=_stack([step.trial_start for step in step_T]),
-        value_next=_stack(value_next_T),
-        info_next=_stack([step.info for step in step_T]),
+        action=_stack([now.action for now in seen]),
+        log_prob=_stack([now.log_prob for now in seen]),
+        value=_stack([now.value for now in seen]),
+        reward_next=_stack([step.reward for step in said]),
+        terminated_next=_stack([step.terminated for step in said]),
+        truncated_next=_stack([step.truncated for step in said]),
+        trial_over_next=_stack([step.trial_start for step in said]),
+        value_next=_stack(ends.values([*(now.value for now in seen[1:]), value_after])),
+        info_next=_stack([step.info for step in said]),
     )
     return window, _plain(acting)
+
+
+class _Looked:
+    """What final observations are worth, evaluated at once, for the rows whose episode was cut off and no others."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.last_T: list[tuple[Tensor, Tensor]] = []
+
+    def note(self, step: Step, action: Tensor, memory: State, cut_off_B: Tensor) -> None:
+        """Take in what followed an action, and the memory that the policy had then."""
+        value_B = torch.zeros_like(step.reward)
+        index = cut_off_B.nonzero().squeeze(1)
+        if len(index):
+            last = rows(_final_inputs(step, action), index)
+            value_B = value_B.index_copy(0, index, self.policy.step(last, rows(memory, index))[0].value)
+        self.last_T.append((cut_off_B, value_B))
+
+    def values(self, value_T: list[Tensor]) -> list[Tensor]:
+        """Put what final observations are worth in the place of the values of what came after them."""
+        return [torch.where(cut, last, value) for (cut, last), value in zip(self.last_T, value_T, strict=True)]
+
+
+class _Held:
+    """The same without a look at which rows were cut off: what a GPU does not have to wait for.
+
+    A clock cuts a row off at most once in as many steps as it runs. So each row holds its last cut, and all rows are
+    evaluated together once in so many steps, which is exact and costs little. An episode and a trial have clocks of
+    their own, which can strike one right after the other. Where no clock is known, every step is evaluated.
+    """
+
+    def __init__(self, policy: Policy, env: Env, cut_returns: bool) -> None:
+        episode = (env.episode_steps if env.on_device else None) or 1
+        trial = (env.trial_steps if env.on_device else None) or 1
+        self.apart = cut_returns and trial != episode
+        spans = [trial, episode] if self.apart else [episode if cut_returns else trial]
+        self.clocks = [_Clock(policy, span) for span in spans]
+
+    def note(self, step: Step, action: Tensor, memory: State, cut_off_B: Tensor) -> None:
+        """Take in what followed an action, and the memory that the policy had then."""
+        cuts = [cut_off_B & step.trial_start, cut_off_B & ~step.trial_start] if self.apart else [cut_off_B]
+        for clock, cut_B in zip(self.clocks, cuts, strict=True):
+            clock.note(cut_B, (_final_inputs(step, action), memory))
+
+    def values(self, value_T: list[Tensor]) -> list[Tensor]:
+        """Put what final observations are worth in the place of the values of what came after them."""
+        for clock in self.clocks:
+            clock.evaluate()
+            value_T = [torch.where(cut, last, value) for (cut, last), value in zip(clock.last_T, value_T, strict=True)]
+        return value_T
+
+
+class _Clock:
+    """What cuts rows off at most once in `span` steps, and the moments when it last did."""
+
+    def __init__(self, policy: Policy, span: int) -> None:
+        self.policy, self.span = policy, span
+        self.held: tuple[Inputs, State] | None = None
+        self.cut_T: list[Tensor] = []  # since the last evaluation
+        self.last_T: list[tuple[Tensor, Tensor]] = []
+
+    def note(self, cut_B: Tensor, moment: tuple[Inputs, State]) -> None:
+        # A copy, since the memory that the policy goes on with may be written to.
+        self.held = _copy(moment) if self.held is None else select(cut_B, moment, self.held)
+        self.cut_T.append(cut_B)
+        if len(self.cut_T) == self.span:
+            self.evaluate()
+
+    def evaluate(self) -> None:
+        if self.held is not None:  # rows that were not cut off hold anything; their values are not read
+            value_B = self.policy.advance(*self.held)[0].value
+            self.last_T += [(cut_B, value_B) for cut_B in self.cut_T]
+            self.held, self.cut_T = None, []
 
 
 def rows_of(window: Window, index: Tensor) -> Window:
@@ -101,26 +226,21 @@ def _plain(acting: Acting) -> Acting:
 
     The same numbers with other strides may take another path through a product, and end in other last bits.
     """
-    inputs, memory = map_state(lambda part: part.clone(memory_format=torch.contiguous_format), acting[1:])
-    return Acting(acting.env_state, Inputs(*inputs), memory)
+    return Acting(acting.env_state, _copy(acting.inputs), _copy(acting.memory))
+
+
+def _copy(state: State) -> State:
+    return map_state(lambda part: part.clone(memory_format=torch.contiguous_format), state)
 
 
 def _inputs(step: Step, action: Tensor) -> Inputs:
     return Inputs(step.obs, action, step.reward, step.episode_start, step.trial_start)
 
 
-def _final_value(policy: Policy, step: Step, action: Tensor, memory: State, cut_off_B: Tensor) -> Tensor:
-    """Return what the final observations are worth where episodes were cut off, and zero elsewhere, (B,)."""
-    if cut_off_B.device.type == "cpu":
-        index = cut_off_B.nonzero().squeeze(1)
-        if len(index) == 0:
-            return torch.zeros_like(step.reward)
-    else:  # no look at the device's data: every row is evaluated
-        index = torch.arange(len(cut_off_B), device=cut_off_B.device)
-    false = torch.zeros_like(index, dtype=torch.bool)
-    inputs = Inputs(rows(step.final_obs, index), action[index], step.reward[index], false, false)
-    value = policy.step(inputs, rows(memory, index))[0].value
-    return torch.zeros_like(step.reward).index_copy(0, index, value)
+def _final_inputs(step: Step, action: Tensor) -> Inputs:
+    """Return what the policy would be told next, had no new episode begun."""
+    false_B = torch.zeros_like(step.trial_start)
+    return Inputs(step.final_obs, action, step.reward, false_B, false_B)
 
 
 def _stack(parts: Sequence[Any]) -> Any:

@@ -20,9 +20,13 @@ from torch import Tensor
 
 from ..agents.checkpoint import CheckpointError, policy_contents, read, write
 from ..agents.policy import Policy
+from ..kernels import backend
 from ..memory.core import from_parts, parts
+from .capture import Graphs
 from .config import TrainConfig
 from .episodes import EpisodeMeter
+from .heap import keep_memory
+from .ranks import Cutoff, Ranks
 from .rollout import Acting, start
 
 
@@ -101,14 +105,21 @@ class RunFolder:
     def save(self, training: Training, keep: int) -> Path:
         """Write a checkpoint, point `last` to it and drop all but the newest `keep`.
 
+        All ranks call this together, since each holds a part; the first one writes.
+
         Raises:
             OSError: the disk is full or not writable; the earlier checkpoints are untouched.
+            RanksError: the ranks no longer hold the same weights.
         """
+        folder = self.checkpoints / str(training.steps)
+        training.ranks.check_equal(list(training.policy.parameters()))
+        contents = {"policy": policy_contents(training.policy), "training_state": training.contents()}
+        if not training.ranks.first:
+            return folder
         for left in self.checkpoints.glob(".partial-*"):  # by a run that was killed while it wrote
             shutil.rmtree(left)
-        folder = self.checkpoints / str(training.steps)
         if not folder.is_dir():  # a run comes to a step once: what stands there is this state
-            write(folder, {"policy": policy_contents(training.policy), "training_state": training.contents()})
+            write(folder, contents)
         link = self.checkpoints / ".last"
         link.unlink(missing_ok=True)
         link.symlink_to(folder.name)
@@ -122,26 +133,42 @@ class RunFolder:
 
 
 class Training:
-    """Everything that a run goes on from, between two updates."""
+    """Everything that a run goes on from, between two updates.
 
-    def __init__(self, config: TrainConfig) -> None:
+    Args:
+        config: of the run.
+        ranks: the processes that share its rows; None: this one has all of them.
+    """
+
+    def __init__(self, config: TrainConfig, ranks: Ranks | None = None) -> None:
         """Begin a run: the seed decides the weights, the tasks, the actions and the minibatches."""
-        self.config = config
+        self.config, self.ranks = config, ranks or Ranks()
         if config.threads:
             torch.set_num_threads(config.threads)
-        device = torch.device(config.device)
+        backend.prefer(config.kernels)
+        keep_memory()
+        device = self.ranks.launch.device(config.device)
         torch.manual_seed(config.seed)
-        self.env = config.env.build(config.ppo.rows, config.seed, device)
-        self.policy = Policy(config.encoder, config.memory, self.env.observation_space, self.env.action_space).to(
-            device
-        )
+        self.rows = self.ranks.rows(config.ppo.rows)
+        self.env = config.env.build_part(self.rows, config.seed, device)
+        self.policy = Policy(
+            config.encoder,
+            config.memory,
+            self.env.observation_space,
+            self.env.action_space,
+            separate_critic=config.separate_critic,
+        ).to(device)
         self.optimizer = torch.optim.Adam(
             self.policy.parameters(), config.ppo.learning_rate, eps=config.ppo.adam_epsilon, fused=True
         )
+        self.ranks.begin_equal(list(self.policy.parameters()))
         self.acting: Acting = start(self.env, self.policy)
-        self.sampling = torch.Generator(device).manual_seed(config.seed)
-        self.shuffling = torch.Generator().manual_seed(config.seed + 1)
-        self.meter = EpisodeMeter(config.ppo.rows)
+        self.sampling = self.ranks.generator(device).manual_seed(config.seed)
+        self.shuffling = self.ranks.generator("cpu").manual_seed(config.seed + 1)
+        self.meter = EpisodeMeter(len(self.rows))
+        self.graphs = Graphs(wanted=config.capture, compiled=config.compile)
+        cuts = self.ranks.many and config.ppo.wait_for < 1
+        self.cutoff = Cutoff(self.ranks, config.ppo.window, config.ppo.wait_for) if cuts else None
         self.updates = 0
         self.seconds = 0.0
         self.figures: dict[str, float] = {}  # the last evaluation
@@ -152,7 +179,7 @@ class Training:
         return self.updates * self.config.ppo.batch_steps
 
     def contents(self) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
-        """Return what a checkpoint stores beside the policy."""
+        """Return what a checkpoint stores beside the policy: in the first rank, the rows of all."""
         tensors = {
             "random.sampling": self.sampling.get_state(),
             "random.shuffling": self.shuffling.get_state(),
@@ -161,13 +188,13 @@ class Training:
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": part for name, part in state.items()}
         if self.env.resumable:
-            tensors |= parts(self.acting, "acting")
-            tensors |= {f"meter.{name}": part for name, part in self.meter.state.items()}
+            by_row = parts(self.acting, "acting") | {f"meter.{name}": part for name, part in self.meter.state.items()}
+            tensors |= {name: self.ranks.whole(part) for name, part in by_row.items()}
         data = {"updates": self.updates, "seconds": self.seconds, "figures": self.figures}
         return "training state", data, tensors
 
     def restore(self, checkpoint: Path) -> None:
-        """Go on from a checkpoint of the same configuration.
+        """Go on from a checkpoint of the same configuration, which may have been written by another number of ranks.
 
         An environment that lives in other processes cannot be restored: its episodes begin anew.
 
@@ -188,18 +215,21 @@ class Training:
             self.shuffling.set_state(tensors["random.shuffling"])
             torch.set_rng_state(tensors["random.global"])
             if self.env.resumable:
-                on_device = {key: part.to(self.env.device) for key, part in tensors.items() if key.startswith("acting")}
-                for key, part in on_device.items():
-                    if len(part) != self.config.ppo.rows:
-                        raise ValueError(f"{key} has {len(part)} rows and not {self.config.ppo.rows}")
+                mine: dict[str, Tensor] = {}
+                for key, part in tensors.items():
+                    if key.startswith(("acting.", "meter.")):
+                        if len(part) != self.config.ppo.rows:
+                            raise ValueError(f"{key} has {len(part)} rows and not {self.config.ppo.rows}")
+                        mine[key] = part[self.rows.start : self.rows.stop].clone()
+                on_device = {key: part.to(self.env.device) for key, part in mine.items() if key.startswith("acting.")}
                 self.acting = from_parts(self.acting, on_device, "acting")
-                self.meter.state = {name: tensors[f"meter.{name}"] for name in self.meter.state}
+                self.meter.state = {name: mine[f"meter.{name}"] for name in self.meter.state}
             self.updates, self.seconds, self.figures = data["updates"], data["seconds"], data["figures"]
             if not self.env.resumable:
                 self.env.close()
                 # Other episodes than those that the run began with.
                 seed = self.config.seed + 1_000_003 * self.updates
-                self.env = self.config.env.build(self.config.ppo.rows, seed, self.env.device)
+                self.env = self.config.env.build_part(self.rows, seed, self.env.device)
                 self.acting = start(self.env, self.policy)
         except (KeyError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())

@@ -12,10 +12,15 @@ from .reference import Sums
 
 __all__ = ["OP", "Sums", "softmax_scan"]
 
+FEW = 64
+"""Up to so many rows (environments times heads), chunks of time are faster on a CPU than a loop."""
+
 OP = Op(
     "softmax_scan",
     __name__,
     {
+        "triton": Backend("one pass over memory each way", triton=True),
+        "loop": Backend("step by step in place, with a backward of its own, on a CPU"),
         "chunked": Backend("masked softmax over chunks of time"),
         "reference": Backend("step by step, the definition"),
     },
@@ -29,7 +34,7 @@ def softmax_scan(
 
     Args:
         score_TBH: how much each step counts, (T, B, H), T >= 1, finite.
-        value_TBHK: what each step says, (T, B, H, K).
+        value_TBHK: what each step says, (T, B, H, K), in any type.
         sums: what is known of the steps before, in the type that the sums are to be kept in.
         start_TB: (T, B) bool; true where a row forgets everything before it takes that step.
         backend: a name of `OP.backends`, or None for the fastest that fits.
@@ -37,6 +42,10 @@ def softmax_scan(
     Returns:
         The weighted means (T, B, H, K), in the type of `sums`, and the sums after the last step.
     """
-    backend = backend or ("reference" if len(score_TBH) == 1 else None)
-    mean_TBHK, sums = OP.pick(backend, value_TBHK).softmax_scan(score_TBH, value_TBHK, sums, start_TB)
+    if backend is None and not value_TBHK.is_cuda:
+        # One step has nothing to gain; a chunk costs its square, but fewer calls, which is what few rows wait for.
+        steps, rows = len(score_TBH), score_TBH[0].numel()
+        backend = "reference" if steps == 1 else "chunked" if rows <= FEW else None
+    scan = OP.pick(backend, value_TBHK, width=value_TBHK.shape[-1]).softmax_scan
+    mean_TBHK, sums = scan(score_TBH, value_TBHK, sums, start_TB)
     return mean_TBHK, sums

@@ -41,6 +41,6 @@ def _chunk(score_BHC: Tensor, value_BHCK: Tensor, sums: Sums, start_BC: Tensor) 
     keep_BHC = torch.where(carried_B1C, (past_BHC - top_BHC).exp(), 0)
 
     total_BHC = keep_BHC * sums.total_BH[..., None] + add_BHCJ.sum(-1)
-    weighted_BHCK = keep_BHC[..., None] * sums.weighted_BHK[:, :, None] + add_BHCJ @ value_BHCK
+    weighted_BHCK = keep_BHC[..., None] * sums.weighted_BHK[:, :, None] + add_BHCJ @ value_BHCK.to(add_BHCJ.dtype)
     after = Sums(top_BHC[..., -1], total_BHC[..., -1], weighted_BHCK[:, :, -1])
     return weighted_BHCK / total_BHC[..., None], after

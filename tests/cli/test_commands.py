@@ -11,6 +11,7 @@ from PIL import Image
 
 from mnemic.agents.checkpoint import read
 from mnemic.cli.main import main
+from mnemic.kernels.backend import OPS, prefer
 from mnemic.train.ppo import learn
 
 from .conftest import TINY
@@ -162,3 +163,23 @@ def test_play_writes_a_film(finished: Path, tmp_path: Path, capsys) -> None:
 def test_help_about_a_run_shows_the_options_of_its_task(command: str, finished: Path, capsys) -> None:
     assert main([command, str(finished), "--help"]) == 0
     assert "--env.corridors" in capsys.readouterr().out
+
+
+def test_named_kernels_run_are_said_and_are_kept(tmp_path: Path, capsys) -> None:
+    run = tmp_path / "run"
+    try:
+        argv = ["train", "--run", str(run), "--steps", "128", "--kernels", "rnn=reference", "gae=reference", *TINY]
+        assert main(argv) == 0
+        assert "kernels rnn=reference gae=reference\n" in capsys.readouterr().out
+        assert json.loads((run / "config.json").read_text())["kernels"] == ["rnn=reference", "gae=reference"]
+        assert main(["resume", str(run)]) == 0
+        assert "is finished" in capsys.readouterr().out
+    finally:
+        prefer([])
+
+
+def test_a_kernel_that_cannot_run_is_refused_before_there_is_a_folder(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(OPS["rnn"], "refusal", lambda name, like: "no luck" if name == "loop" else None)
+    assert main(["train", "--run", str(tmp_path / "run"), "--kernels", "rnn=loop", *TINY]) == 2
+    assert "rnn: backend 'loop' cannot run here: no luck; what can: reference" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

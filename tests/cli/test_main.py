@@ -28,6 +28,12 @@ def test_version(capsys) -> None:
     assert capsys.readouterr().out == f"mnemic {__version__}\n"
 
 
+@pytest.mark.parametrize("module", ["mnemic", "mnemic.cli"])
+def test_python_m_is_the_command(module: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == (f"mnemic {__version__}\n", "")
+
+
 def run_python(code: str) -> str:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return done.stdout

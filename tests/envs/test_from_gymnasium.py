@@ -184,6 +184,8 @@ def test_a_row_depends_on_the_seed_and_its_number_alone(build):
     )
     few_obs, many_obs, other_obs = (env.reset()[1].obs for env in (few, many, other))
     assert torch.equal(few_obs, many_obs[:2])
+    part = GymConfig(id="CartPole-v1", workers=1).build_part(range(3, 5), many.seed)
+    assert torch.equal(part.reset()[1].obs, many_obs[3:])
     assert not torch.equal(few_obs, other_obs)
     assert not torch.equal(few_obs[0], few_obs[1])
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from mnemic.envs import ENVS, laws, make_config
 from mnemic.envs.endless_tmaze import EndlessTMazeConfig
 from mnemic.envs.laws import BrokenLaw, check_env
+from mnemic.envs.native import NativeEnv
 from mnemic.envs.step import Env, EnvConfig, Step
 
 # Small, so that episodes and trials end within the steps that the laws play.
@@ -64,6 +65,42 @@ def test_a_gpu_gives_the_same_bits(name: str, options: dict[str, Any]) -> None:
         said.append([laws.map_tensors(Tensor.cpu, step) for step in played(env, 64)])
     for here, there in zip(*said, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(flat(here), flat(there), strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=lambda value: value if isinstance(value, str) else "")
+def test_compiled_steps_give_the_same_bits(name: str, options: dict[str, Any]) -> None:
+    said = []
+    for device in ("cpu", "cuda"):
+        env = make_config(name, **options).build(64, 0, device)
+        if device == "cuda":
+            assert isinstance(env, NativeEnv)
+            env.compile()
+        said.append([laws.map_tensors(Tensor.cpu, step) for step in played(env, 64)])
+    for here, there in zip(*said, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(flat(here), flat(there), strict=True))
+
+
+def test_what_is_compiled_is_what_is_written_without_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For more environments than torch compiles versions of one function; and compiling can be undone."""
+    compiler = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda function, **options: compiler(function, fullgraph=True, dynamic=False, backend="eager")
+    )
+    for index in range(10):
+        name, options = VARIANTS[index]
+        said = []
+        for compiled in (False, True):
+            env = make_config(name, **options).build(5, index)
+            assert isinstance(env, NativeEnv)
+            if compiled:
+                env.compile()
+            said.append(played(env, 12))
+            env.uncompile()
+        said.append(played(env, 12))
+        for here, *others in zip(*said, strict=True):
+            for there in others:
+                assert all(torch.equal(a, b) for a, b in zip(flat(here), flat(there), strict=True))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -134,6 +171,8 @@ class Faulty(Env):
         self.steps = 0
 
     def reset(self) -> tuple[Any, Step]:
+        if self.fault != "always row 0":
+            self.inner.first_row = self.first_row
         state, step = self.inner.reset()
         if self.fault == "reset ends":
             step = step._replace(terminated=step.episode_start)
@@ -188,6 +227,7 @@ def test_the_maze_without_a_fault_keeps_the_laws() -> None:
         ("hidden state", "the same object goes on differently"),
         ("deaf to the seed", "another seed gives other bits"),
         ("batch counts", "row i depends on the seed and i only: `obs` differs at step"),
+        ("always row 0", "a part of a batch plays as in the whole: `obs` differs at step"),
         ("rows alike", "all 16 rows are the same"),
         ("reset ends", "`reset` ends an episode"),
         ("no start", "opens no episode"),

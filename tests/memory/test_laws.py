@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mnemic.memory import MEMORIES, make_config
 from mnemic.memory.core import Core, State, map_state, select
 from mnemic.memory.laws import LAWS, BrokenLaw, Scale, check_core
+from mnemic.memory.pair import Pair
 
 # Shorter than the window, so that rings wrap and segments end. Memo goes far with a longer segment, to be quick.
 SMALL: dict[str, dict[str, Any]] = {
@@ -39,6 +40,11 @@ def config(variant: str, **options: Any) -> Any:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_core_keeps_every_law(variant: str, law: str) -> None:
     LAWS[law](config(variant).build, Scale(far=300, stream=300))
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_two_cores_side_by_side_keep_every_law(law: str) -> None:
+    LAWS[law](lambda: Pair(config("gru").build(), config("transformer").build()), Scale(far=300, stream=300))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -254,6 +260,18 @@ class ScalesAWeightGradient(Plain):
         return y_TBD + 1e-3 * (bias - bias.detach()), state
 
 
+class AdvancesOtherwise(Plain):
+    def advance(self, x_BD: Tensor, state: State, start_B: Tensor) -> tuple[Tensor, State]:
+        return self.step(x_BD, state, torch.zeros_like(start_B))
+
+
+class NeverSettles(Plain):
+    settles = True
+
+    def unsettled(self, state: State) -> Tensor:
+        return torch.ones(len(state), dtype=torch.bool)
+
+
 class Overflows(Plain):
     def move(self, x_BD: Tensor, state: State) -> tuple[Tensor, State]:
         weight = torch.exp(x_BD)
@@ -282,6 +300,8 @@ BROKEN: list[tuple[str, type[Core]]] = [
     ("step is unroll", ForgetsTheOtherWayInUnroll),
     ("step is unroll", LeavesAnotherMemory),
     ("step is unroll", OneClockForAllRows),
+    ("advance then settle is step", AdvancesOtherwise),
+    ("advance then settle is step", NeverSettles),
     ("chunks do not matter", IgnoresWhatIsCarried),
     ("chunks do not matter", CountsFromTheWindow),
     ("forgetting is exact", ForgetsAfterTheStep),

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from mnemic.kernels.attention import attention
+from mnemic.kernels.segment_attention import attention
+from mnemic.memory import memo
 from mnemic.memory.core import map_state, rows
+from mnemic.memory.in_step import Section, sections
 from mnemic.memory.memo import Memo, MemoConfig, Notes, flops_per_step
 
 SEGMENT, SUMMARIES, WIDTH = 8, 3, 12
@@ -47,11 +49,11 @@ def definition(core: Memo, x_TD: Tensor) -> Tensor:
     """One trial without any cache: each segment is run from scratch, behind the vectors of the summaries before it."""
 
     def trunk(x: Tensor) -> Tensor:
-        position = torch.arange(len(x))[None]
-        x, causal = x[None], torch.ones(1, len(x), len(x), dtype=torch.bool).tril()
+        turn = core.layers[0].turn(torch.arange(len(x))[None])
+        x = x[None]
         for layer, block in zip(core.layers, core.blocks, strict=True):
-            query, kv = layer(block.before(x), position)
-            x = block.after(x, layer.join(attention(query, kv[:, 0], kv[:, 1], causal, backend="reference")))
+            query, kv = layer(block.before(x), turn)
+            x = block.after(x, layer.join(attention(query, kv, backend="reference")))
         return core.norm(x)[0]
 
     memory, outputs = x_TD[:0], []
@@ -237,6 +239,96 @@ def test_staggered_rows_give_what_each_gives_alone(form: str, store: str) -> Non
             for first, last in zip(at, [*at[1:], steps], strict=True):
                 want = definition(core, x[first:last, row])
                 torch.testing.assert_close(got[first:last, row], want, rtol=1e-10, atol=1e-10)
+
+
+@stores
+@pytest.mark.parametrize("sets", [2, 8])
+@pytest.mark.parametrize("reach", [-1, 0])
+def test_a_pass_for_each_segment_is_what_windows_give_that_know_nothing(
+    reach: int, sets: int, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows in step, from the middle of a segment, with a new trial in between: outputs, gradients and memory."""
+    core, batch, steps = build(store=store, sets=sets, summary_gradient=reach), 3, 61
+    _, past = unroll(core, inputs(5 + 3 * SEGMENT, batch))
+    past = map_state(torch.Tensor.detach, past)
+    x = inputs(steps, batch, seed=1).requires_grad_()
+    start = torch.zeros(steps, batch, dtype=torch.bool)
+    start[13] = True
+
+    def results() -> list[Tensor]:
+        y, after = core.unroll(x, past, start)
+        loss = (y * inputs(steps, batch, seed=2)).sum() + sum(part.square().sum() for part in after.kv_LB2HNK)
+        found = torch.autograd.grad(loss, [x, *core.parameters()], allow_unused=True, materialize_grads=True)
+        return [y, *after.kv_LB2HNK, after.sets_B, after.index_B, *found]
+
+    got = results()
+    unknown = Section(0, steps, (True,) * steps, in_step=False, step=0, sets=0)
+    monkeypatch.setattr(memo, "sections", lambda *_: (unknown,))
+    for a, b in zip(got, results(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_a_window_is_divided_where_all_rows_start() -> None:
+    start = torch.zeros(20, 2, dtype=torch.bool)
+    start[9], start[15, 0] = True, True
+    index, sets = torch.tensor([2, 3]), torch.tensor([1, 1])
+    first, second = sections(index, sets, start, SEGMENT)
+    assert (first.begin, first.end, first.in_step) == (0, 9, False)
+    assert all(first.ends)
+    assert (second.begin, second.end, second.in_step) == (9, 20, False)
+    start[15, 0] = False
+    first, second = sections(index, sets, start, SEGMENT)
+    assert not first.in_step
+    assert (second.in_step, second.step, second.sets) == (True, 0, 0)
+    assert [time for time, ends in enumerate(second.ends) if ends] == [SEGMENT - 1]
+    first, _ = sections(torch.tensor([3, 3]), sets, start, SEGMENT)
+    assert (first.in_step, first.step, first.sets) == (True, 3, 1)
+
+
+@pytest.mark.parametrize("in_step", [True, False])
+def test_a_plan_of_all_rows_serves_some(in_step: bool) -> None:
+    """As a minibatch follows the plan of its window."""
+    core, batch = build(), 4
+    state = core.initial_state(batch)
+    state.index_B.copy_(torch.tensor([3, 3, 3, 3] if in_step else [0, 5, 2, 7]))
+    x, start = inputs(30, batch), torch.zeros(30, batch, dtype=torch.bool)
+    plan = core.plan(state, start)
+    assert len({plan, core.plan(state, start)}) == 1
+    with torch.no_grad():
+        want, _ = core.unroll(x, state, start)
+        some = torch.tensor([2, 0])
+        got, _ = core.follow(x[:, some], rows(state, some), start[:, some], plan)
+    torch.testing.assert_close(got, want[:, some], rtol=1e-10, atol=1e-10)
+
+
+# Acting without looks: rows that complete a segment wait to be settled.
+
+
+@stores
+@pytest.mark.parametrize("reach", [-1, 1])
+def test_rows_settle_a_few_at_a_time(reach: int, store: str) -> None:
+    core, batch = build(store=store, summary_gradient=reach), 150
+    x, never = inputs(SEGMENT, batch), torch.zeros(batch, dtype=torch.bool)
+    with torch.no_grad():
+        _, want = walk(core, x)
+        state = core.initial_state(batch)
+        state.index_B[0] = 2  # this row completes its segment before the others
+        for x_BD in x[:-2]:
+            _, state = core.advance(x_BD, state, never)
+        assert core.unsettled(state).nonzero().tolist() == [[0]]
+        state = core.settle(state)
+        assert not core.unsettled(state).any()
+        for x_BD in x[-2:]:
+            _, state = core.advance(x_BD, state, never)
+        calls = 0
+        while core.unsettled(state).any():
+            left = core.unsettled(state).sum()
+            state, calls = core.settle(state), calls + 1
+            assert core.unsettled(state).sum() < left
+    assert calls == 3
+    assert state.index_B.tolist() == [2] + [0] * (batch - 1)
+    for got_part, want_part in zip(state.kv_LB2HNK, want.kv_LB2HNK, strict=True):
+        torch.testing.assert_close(got_part[1:], want_part[1:], rtol=1e-10, atol=1e-10)
 
 
 # Check 7: how much is kept.

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mnemic.kernels.attention import angles, rotate
+from mnemic.kernels.segment_attention import angles, rotate
 from mnemic.memory.core import parts
 from mnemic.memory.transformer import AttentionLayer, TransformerConfig
 

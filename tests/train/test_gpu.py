@@ -1,5 +1,7 @@
-"""Training on a GPU runs in both precisions, on the tasks of the CPU, and leaves a policy that a CPU can load."""
+"""Training on a GPU: the tasks of the CPU, a policy that a CPU can load, and graphs that do what single steps do."""
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -9,15 +11,27 @@ import torch
 from mnemic.agents.checkpoint import load_policy
 from mnemic.eval.protocol import evaluate
 from mnemic.memory import MEMORIES, make_config
-from mnemic.train.loop import train
+from mnemic.memory.core import map_state, parts
+from mnemic.train.capture import ActingGraph, LearningGraph, StepGraph
+from mnemic.train.episodes import EpisodeMeter
+from mnemic.train.loop import act, improve, train, update
+from mnemic.train.ppo import DivergedError
 from mnemic.train.recipes import endless_tmaze_lstm
 from mnemic.train.run import RunFolder, Training
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def small(**options):
+    config = endless_tmaze_lstm()
+    ppo = replace(config.ppo, rows=64, window=32, minibatches=2, epochs=2)
+    given = {"device": "cuda", "precision": "float32", "ppo": ppo, "memory": make_config("gru", width=32)}
+    return replace(config, **given | options)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
 @pytest.mark.parametrize("memory", [name for name in MEMORIES if name != "none"])
+@pytest.mark.filterwarnings("ignore:.*cannot be recorded:RuntimeWarning")
 def test_a_run_on_a_gpu_learns(tmp_path, memory, precision):
     config = endless_tmaze_lstm()
     config = replace(
@@ -38,3 +52,105 @@ def test_the_first_tasks_are_those_of_the_cpu():
     config = endless_tmaze_lstm()
     on = {device: Training(replace(config, device=device)).acting.inputs.obs.cpu() for device in ("cpu", "cuda")}
     assert torch.equal(on["cpu"], on["cuda"])
+
+
+@pytest.mark.parametrize("options", [{}, {"separate_critic": True}, {"compile": True}], ids=str)
+@pytest.mark.parametrize("memory", ["gru", "transformer", "memo"])
+def test_recorded_acting_is_acting(memory, options):
+    """Bit for bit in what the environments say, and to the last digits in what the policy thinks."""
+    windows = []
+    for capture in (True, False):
+        training = Training(small(capture=capture, memory=make_config(memory, width=32), **options))
+        seen = [map_state(torch.clone, act(training)) for _ in range(4)]
+        windows.append(seen)
+        kind = StepGraph if training.policy.core.settles else ActingGraph
+        assert isinstance(training.graphs._acting, kind) is capture
+    assert windows[0][-1].truncated_next.any()
+    for recorded, plain in zip(*windows, strict=True):
+        for name, part in parts(plain).items():
+            if part.is_floating_point():
+                torch.testing.assert_close(parts(recorded)[name], part, rtol=1e-4, atol=1e-4, msg=name)
+            else:
+                assert torch.equal(parts(recorded)[name], part), name
+
+
+def test_replays_do_not_wait_for_the_host():
+    training = Training(small())
+    act(training)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        first = act(training).action.clone()
+        second = act(training).action
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("memory", ["gru", "lstm", "transformer", "aaren"])
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_recorded_learning_is_learning(memory, precision):
+    said, weights = [], []
+    for capture in (True, False):
+        memory_config = make_config(memory, width=32)
+        training = Training(small(capture=capture, precision=precision, memory=memory_config))
+        said.append([update(training) for _ in range(3)])
+        weights.append(torch.cat([part.detach().flatten() for part in training.policy.parameters()]))
+        assert isinstance(training.graphs._learning, LearningGraph) is capture
+    loose = 1e-4 if precision == "float32" else 3e-2
+    for recorded, plain in zip(*said, strict=True):
+        assert recorded.keys() == plain.keys()
+        for tag in ("losses/learning_rate", "losses/passes"):
+            assert recorded[tag] == plain[tag]
+        assert recorded["losses/value_loss"] == pytest.approx(plain["losses/value_loss"], rel=loose)
+    assert (weights[0] - weights[1]).norm() < loose * weights[1].norm()
+
+
+def test_a_loss_that_is_no_number_leaves_the_policy():
+    training = Training(small())
+    update(training)
+    before = {name: part.clone() for name, part in training.policy.state_dict().items()}
+    window = act(training)
+    window.reward_next[3, 2] = math.nan
+    with pytest.raises(DivergedError, match="the loss is nan"):
+        improve(training, window)
+    assert all(torch.equal(part, before[name]) for name, part in training.policy.state_dict().items())
+
+
+def test_a_resumed_run_goes_on_where_it_stopped(tmp_path):
+    """Its graphs are its own; where acting goes on from, weights and draws are those of the checkpoint."""
+    config = small()
+    training = Training(config)
+    for _ in range(2):
+        update(training)
+    folder = RunFolder.create(tmp_path / "run", config)
+    checkpoint = folder.save(training, 1)
+    want = map_state(torch.clone, act(training))
+    for once_before in (False, True):
+        resumed = Training(config)
+        if once_before:  # then there are graphs already, which have to go on from the checkpoint all the same
+            update(resumed)
+        resumed.restore(checkpoint)
+        window = act(resumed)
+        for name, part in parts(want).items():
+            assert torch.equal(parts(window)[name], part), name
+        improve(resumed, window)
+        assert resumed.optimizer.state[resumed.policy.out.weight]["step"].item() == 3 * 4
+
+
+def test_episodes_are_metered_on_the_device():
+    training = Training(small())
+    here, there = EpisodeMeter(64), EpisodeMeter(64)
+    for _ in range(4):
+        window = act(training)
+        on_cpu: Callable[[torch.Tensor], torch.Tensor] = torch.Tensor.cpu
+        assert here.update(window).means() == pytest.approx(there.update(map_state(on_cpu, window)).means(), rel=1e-12)
+    assert here.state["episode_return"].is_cuda
+
+
+def test_what_cannot_be_recorded_says_so_and_runs():
+    training = Training(small(kernels=("rnn=loop",)))  # it looks at which rows start
+    with pytest.warns(RuntimeWarning, match=r"learning cannot be recorded .* kernels\.rnn\.loop, line \d+, waits"):
+        update(training)
+    assert training.graphs._learning is None
+    update(training)  # and says it once
+    torch.rand(4, generator=training.sampling, device="cuda")

@@ -115,6 +115,14 @@ def test_with_every_core(toys, tmp_path, unstopped, memory):
     assert (toys.checkpoint_bits(tmp_path / "parts"), toys.metrics(tmp_path / "parts")) == unstopped(config)
 
 
+def test_with_a_critic_of_its_own(toys, tmp_path, unstopped):
+    config = tiny(toys, separate_critic=True, steps=3 * PPO.batch_steps)
+    stopped_and_resumed(tmp_path / "parts", config, toys.constant_evaluation, 3)
+    assert (toys.checkpoint_bits(tmp_path / "parts"), toys.metrics(tmp_path / "parts")) == unstopped(config)
+    assert load_policy(RunFolder(tmp_path / "parts").last() / "policy").separate_critic
+    assert "memory/gate_critic.0.reset" in toys.metrics(tmp_path / "parts")[-1]
+
+
 def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_anew(toys, tmp_path, unstopped):
     config = tiny(toys)
     RunFolder.create(tmp_path / "parts", config)

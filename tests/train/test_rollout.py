@@ -3,6 +3,9 @@
 import pytest
 import torch
 
+from mnemic.agents.encoder import EncoderConfig
+from mnemic.agents.policy import Policy
+from mnemic.memory import make_config
 from mnemic.memory.core import parts
 from mnemic.train.rollout import collect, rows_of, start
 
@@ -103,6 +106,39 @@ def test_the_inputs_tell_the_action_and_the_reward_that_led_here(toys):
     assert torch.equal(window.inputs.reward[1:], window.reward_next[:-1])
     assert len(window.action.unique()) == 2
     torch.testing.assert_close(window.log_prob, torch.full((16, 1), 0.5).log())
+
+
+@pytest.mark.parametrize("cut_returns", [True, False])
+@pytest.mark.parametrize("trial_steps", [0, 4, 7, 9, 3])
+@pytest.mark.parametrize("memory", ["lstm", "transformer", "memo"])
+def test_final_observations_are_worth_the_same_without_a_look(toys, memory, trial_steps, cut_returns):
+    """Episodes of up to 4 steps in trials that end with one, or with the next step, or in the middle of one."""
+    torch.manual_seed(0)
+    env = toys.LightConfig(trial_steps=trial_steps).build(50, 0)
+    policy = Policy(EncoderConfig(), make_config(memory, width=8), env.observation_space, env.action_space)
+    with torch.no_grad():
+        policy.out.weight.mul_(10)
+    windows = {}
+    for look in (True, False):
+        acting, generator = start(env, policy), torch.Generator().manual_seed(0)
+        for length in (13, 1, 13):
+            windows[look], acting = collect(env, policy, acting, length, generator, cut_returns, look=look)
+    looked, held = (parts(windows[look]) for look in (True, False))
+    cut = windows[True].truncated_next
+    if not cut_returns:
+        cut = cut & windows[True].trial_over_next
+    assert 20 < cut.sum() < cut.numel()
+    assert (windows[True].value_next[:-1] != windows[True].value[1:])[cut[:-1]].float().mean() > 0.9
+    for name, part in looked.items():
+        torch.testing.assert_close(held[name], part, rtol=1e-5, atol=1e-5, msg=name)
+
+
+def test_without_a_known_clock_every_step_is_evaluated(toys):
+    """Two truncations one right after the other, in an environment that says nothing of its clocks."""
+    steps = [toys.row(1, trial=True), *(toys.row(i, end="truncated", final=10 * i, trial=True) for i in range(2, 6))]
+    env, policy = toys.Script(steps), toys.SumPolicy()
+    window, _ = collect(env, policy, start(env, policy), 4, torch.Generator(), True, look=False)
+    assert window.value_next.T.tolist() == [[1 + 20, 2 + 30, 3 + 40, 4 + 50]]
 
 
 def test_rows_of_takes_whole_rows(toys):

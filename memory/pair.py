@@ -1,0 +1,88 @@
+"""Two memories side by side, each with half of the features: for an actor and a critic that share nothing.
+
+Shapes: T time, B rows, D features of both together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from .core import Core, State
+
+
+class PairState(NamedTuple):
+    """What both remember."""
+
+    actor: State
+    critic: State
+
+
+class Pair(Core):
+    """Two cores that see and say different features: the first half of D is the actor's, the rest the critic's."""
+
+    def __init__(self, actor: Core, critic: Core) -> None:
+        super().__init__(actor.width + critic.width)
+        self.actor, self.critic = actor, critic
+        self.settles = actor.settles or critic.settles
+
+    def initial_state(self, batch: int) -> PairState:
+        """Return both fresh memories."""
+        return PairState(self.actor.initial_state(batch), self.critic.initial_state(batch))
+
+    def step(self, x_BD: Tensor, state: PairState, start_B: Tensor) -> tuple[Tensor, PairState]:
+        """Take one step in both."""
+        return self._run("step", x_BD, state, start_B)
+
+    def unroll(self, x_TBD: Tensor, state: PairState, start_TB: Tensor) -> tuple[Tensor, PairState]:
+        """Take T steps in both."""
+        return self._run("unroll", x_TBD, state, start_TB)
+
+    def plan(self, state: PairState, start_TB: Tensor) -> Hashable:
+        """Return the plans of both."""
+        return tuple(core.plan(part, start_TB) for core, part in self._both(state))
+
+    def follow(self, x_TBD: Tensor, state: PairState, start_TB: Tensor, plan: Hashable) -> tuple[Tensor, PairState]:
+        """Follow both plans."""
+        pairs = zip(self._both(state), self._halves(x_TBD), cast("tuple[Hashable, ...]", plan), strict=True)
+        results = [core.follow(half, part, start_TB, own) for (core, part), half, own in pairs]
+        return torch.cat([y for y, _ in results], -1), PairState(*(after for _, after in results))
+
+    @torch.no_grad()
+    def advance(self, x_BD: Tensor, state: PairState, start_B: Tensor) -> tuple[Tensor, PairState]:
+        """Take one step in both, as each acts."""
+        return self._run("advance", x_BD, state, start_B)
+
+    def unsettled(self, state: PairState) -> Tensor:
+        """Return the rows in which either has work left."""
+        left = [core.unsettled(part) for core, part in self._both(state) if core.settles]
+        return torch.stack(left).any(0)
+
+    def settle(self, state: PairState) -> PairState:
+        """Settle both."""
+        return PairState(*(core.settle(part) for core, part in self._both(state)))
+
+    def gates(self, x_BD: Tensor, state: PairState, start_B: Tensor) -> dict[str, Tensor]:
+        """Return the gates of both, each named by whose they are."""
+        found: dict[str, Tensor] = {}
+        for name, (core, part), half_BD in zip(PairState._fields, self._both(state), self._halves(x_BD), strict=True):
+            found |= {f"{name}.{gate}": open_ for gate, open_ in core.gates(half_BD, part, start_B).items()}
+        return found
+
+    def state_bytes(self, steps: int) -> int:
+        """Return the sum of both."""
+        return self.actor.state_bytes(steps) + self.critic.state_bytes(steps)
+
+    def _both(self, state: PairState) -> list[tuple[Core, State]]:
+        return [(self.actor, state.actor), (self.critic, state.critic)]
+
+    def _halves(self, x: Tensor) -> tuple[Tensor, ...]:
+        return x[..., : self.actor.width], x[..., self.actor.width :]
+
+    def _run(self, form: str, x: Tensor, state: PairState, start: Tensor) -> tuple[Tensor, PairState]:
+        pairs = zip(self._both(state), self._halves(x), strict=True)
+        results = [getattr(core, form)(half, part, start) for (core, part), half in pairs]
+        return torch.cat([y for y, _ in results], -1), PairState(*(after for _, after in results))

@@ -1,0 +1,456 @@
+"""CUDA graphs: acting for a window, and learning from a minibatch, as one launch each.
+
+A GPU does in microseconds what a host takes longer to ask for, so what is asked for again and again is recorded once
+and replayed. A graph runs on the tensors that it was recorded with: weights are read where they are, so the next replay
+sees what the optimiser did; what acting goes on from lives in tensors that the graph itself overwrites.
+
+Nothing that is recorded may look at the device's data. A dry run finds out whether anything does, before the recording,
+which would fail in worse ways.
+
+Shapes: T time, B rows, M minibatches of a pass, R rows of a minibatch, F figures.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..agents.policy import Policy
+from ..envs.native import NativeEnv
+from ..envs.step import Env
+from ..memory.core import map_state, parts
+from .config import PPOConfig
+from .ppo import Average, advantages, diverged, gradient, learn, minibatches, rates
+from .rollout import Acting, Moment, Window, act_once, collect
+
+Output = TypeVar("Output")
+
+MOST_PLANS = 12
+"""Plans of a core that learning is recorded for; windows of other plans are learned from step by step."""
+
+
+class CaptureError(RuntimeError):
+    """A part of training cannot be recorded in a CUDA graph; the message says why."""
+
+
+class Graph(Generic[Output]):
+    """A function without arguments, recorded once.
+
+    Args:
+        function: what to record. It is not run by this: call `rehearse` on it, or on a shorter form of it, before.
+        generator: what it draws from, if it draws: every replay then goes on from where the generator stands.
+        beside: another graph, which never runs at the same time, and whose memory this one may use too.
+
+    Attributes:
+        output: what the function returned; every replay writes it anew, in place.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[], Output],
+        generator: torch.Generator | None = None,
+        beside: Graph[Output] | None = None,
+    ) -> None:
+        self._graph = torch.cuda.CUDAGraph()
+        if generator is not None:
+            self._graph.register_generator_state(generator)
+        with torch.cuda.graph(self._graph, pool=None if beside is None else beside._graph.pool()):
+            self.output = function()
+
+    def replay(self) -> Output:
+        """Run what was recorded."""
+        self._graph.replay()
+        return self.output
+
+
+def rehearse(function: Callable[[], Any], generator: torch.Generator | None = None) -> None:
+    """Run a function as it will be recorded: compile and allocate what it needs, and see that it never looks.
+
+    Raises:
+        CaptureError: it waits for the device, so it cannot be recorded.
+    """
+    drawn = None if generator is None else generator.get_state()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        function()
+        torch.cuda.synchronize()
+        with _no_looks():
+            function()
+    torch.cuda.synchronize()
+    if generator is not None and drawn is not None:
+        generator.set_state(drawn)
+
+
+@contextmanager
+def _no_looks() -> Iterator[None]:
+    """Let whatever waits for the device raise."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Synchronization debug mode")
+        before = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    except RuntimeError as error:
+        if "synchroniz" not in str(error):
+            raise
+        raise CaptureError(f"{_where(error)} waits for the device") from error
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+def _where(error: BaseException) -> str:
+    """Return the innermost line of this package that an error passed through."""
+    here, trace = "it", error.__traceback__
+    while trace is not None:
+        name = trace.tb_frame.f_globals.get("__name__", "")
+        if name.startswith(__name__.partition(".")[0] + "."):
+            here = f"{name}, line {trace.tb_lineno},"
+        trace = trace.tb_next
+    return here
+
+
+class ActingGraph:
+    """`collect`, recorded for one environment, policy and window length.
+
+    What it returns is overwritten by the next call.
+    """
+
+    def __init__(
+        self, env: Env, policy: Policy, acting: Acting, length: int, generator: torch.Generator, cut_returns: bool
+    ) -> None:
+        self._for = (env, policy, generator)
+
+        def act(steps: int) -> tuple[Window, Acting]:
+            start = self.acting._replace(memory=_copy(self.acting.memory))  # what acting leaves is not overwritten
+            return collect(env, policy, start, steps, generator, cut_returns, look=False)
+
+        def window() -> Window:
+            window, after = act(length)
+            _write(self.acting, after)
+            return window
+
+        self.acting = Acting(*_copy(acting))
+        rehearse(lambda: act(1), generator)
+        self._graph = Graph(window, generator)
+
+    def fits(self, env: Env, policy: Policy, generator: torch.Generator) -> bool:
+        """Say whether it was recorded for these."""
+        return all(a is b for a, b in zip(self._for, (env, policy, generator), strict=True))
+
+    def __call__(self, acting: Acting) -> tuple[Window, Acting]:
+        """Act from where one stands: what the last call returned, or anything else, which is copied."""
+        if acting is not self.acting:
+            _write(self.acting, acting)
+        return self._graph.replay(), self.acting
+
+
+class StepGraph:
+    """One step of acting, recorded, for a core that may have work left after it: the host looks whether it has."""
+
+    def __init__(self, env: Env, policy: Policy, acting: Acting, generator: torch.Generator) -> None:
+        self._for = (env, policy, generator)
+        self._policy = policy
+
+        def step() -> Moment:
+            moment = act_once(env, policy, self.acting, generator, policy.advance)
+            _write(self.acting, moment.acting)
+            return moment
+
+        def settle() -> None:
+            _write(self.acting.memory, policy.core.settle(self.acting.memory))
+
+        def unsettled() -> Tensor:
+            return policy.core.unsettled(self.acting.memory).any()
+
+        def rehearsal() -> None:
+            _write(self.acting, acting)  # no step may follow one that was not settled
+            step()
+
+        self.acting = Acting(*_copy(acting))
+        rehearse(rehearsal, generator)
+        rehearse(settle)
+        rehearse(unsettled)
+        _write(self.acting, acting)
+        self._step, self._settle, self._unsettled = Graph(step, generator), Graph(settle), Graph(unsettled)
+
+    def fits(self, env: Env, policy: Policy, generator: torch.Generator) -> bool:
+        """Say whether it was recorded for these."""
+        return all(a is b for a, b in zip(self._for, (env, policy, generator), strict=True))
+
+    def __call__(self, acting: Acting) -> Moment:
+        """Take a step. The memory that is returned is overwritten by the next call."""
+        if acting is not self.acting:
+            _write(self.acting, acting)
+        inputs = _copy(self.acting.inputs)
+        moment = self._step.replay()
+        while bool(self._unsettled.replay()):
+            self._settle.replay()
+        said: Moment = _copy(moment._replace(inputs=(), acting=()))  # type: ignore[arg-type]
+        return said._replace(inputs=inputs, acting=self.acting)
+
+
+class LearningGraph:
+    """`learn`, its advantages and its minibatch recorded; with a fused Adam.
+
+    A loss that is no number stops all later steps of the window on the device; the host hears of it at the end.
+    """
+
+    def __init__(
+        self,
+        config: PPOConfig,
+        policy: Policy,
+        optimizer: torch.optim.Adam,
+        window: Window,
+        precision: torch.dtype,
+        average: Average | None = None,
+    ) -> None:
+        self.config, self.policy, self.optimizer, self.window = config, policy, optimizer, window
+        self._average, self._rows, self._precision = average, window.value.shape[1], precision
+        device, size = policy.device, self._rows // config.minibatches
+        self._number = torch.zeros(1, dtype=torch.int64, device=device)  # of the minibatch
+        self._order_MR = torch.zeros(config.epochs * config.minibatches, size, dtype=torch.int64, device=device)
+        self._drawn_EMR = torch.empty(
+            config.epochs, config.minibatches, size, dtype=torch.int64, pin_memory=device.type == "cuda"
+        )
+        self._rate, self._entropy_weight = (torch.zeros((), device=device) for _ in range(2))
+        self._bad = torch.ones((), device=device)  # while it is 1, steps of the optimiser change nothing
+        self._said_MF = torch.zeros(len(self._order_MR), 0, device=device)
+        self._names: list[str] = []
+        for group in optimizer.param_groups:
+            group["capturable"] = True
+        optimizer.found_inf, optimizer.grad_scale = self._bad, None  # type: ignore[attr-defined]
+
+        def begin() -> Tensor:
+            self._number.zero_()
+            return advantages(config, window)
+
+        def minibatch(plan: Hashable) -> None:
+            figures = gradient(
+                config,
+                policy,
+                window,
+                self._advantage_TB,
+                self._order_MR.index_select(0, self._number).squeeze(0),
+                entropy_weight=self._entropy_weight,
+                precision=precision,
+                average=average,
+                plan=plan,
+            )
+            if not self._names:
+                self._names = list(figures)
+                self._said_MF = self._said_MF.new_zeros(len(self._said_MF), len(figures))
+            self._said_MF.index_copy_(0, self._number, torch.stack([*figures.values()]).float()[None])
+            bad = ~torch.isfinite(figures["grad_norm"] + figures["loss"])
+            self._bad.copy_(torch.maximum(self._bad, bad.float()))
+            optimizer.step()
+            self._number.add_(1)
+
+        self._minibatch = minibatch
+        self._recorded: dict[Hashable, Graph[None]] = {}
+        rehearse(begin)
+        self._begin = Graph(begin)
+        self._advantage_TB = self._begin.output
+        self._record(policy.core.plan(window.memory, window.inputs.trial_start))
+        self._moments = _moments(optimizer)
+
+    def fits(self, policy: Policy, optimizer: torch.optim.Optimizer) -> bool:
+        """Say whether it was recorded for these, and the optimiser's state lies where it did."""
+        moments = _moments(optimizer)
+        return (
+            policy is self.policy
+            and optimizer is self.optimizer
+            and len(moments) == len(self._moments)
+            and all(a is b for a, b in zip(moments, self._moments, strict=True))
+        )
+
+    def _record(self, plan: Hashable) -> None:
+        """Record a minibatch of a window of some plan."""
+        beside = next(iter(self._recorded.values()), None)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate
+        self._bad.fill_(1)
+        self._begin.replay()
+        try:
+            rehearse(lambda: self._minibatch(plan))
+            self._recorded[plan] = Graph(lambda: self._minibatch(plan), beside=beside)
+        finally:
+            self._bad.zero_()
+            self.policy.zero_grad(set_to_none=True)
+
+    def __call__(self, window: Window, generator: torch.Generator, *, remaining: float) -> dict[str, float]:
+        """Do as `learn`.
+
+        Raises:
+            DivergedError: a loss or gradient is not finite; the policy is as it was before that step.
+        """
+        config = self.config
+        if window is not self.window:
+            _write(self.window, window)
+        plan = self.policy.core.plan(window.memory, window.inputs.trial_start)
+        if plan not in self._recorded:
+            if len(self._recorded) == MOST_PLANS:
+                return learn(
+                    config,
+                    self.policy,
+                    self.optimizer,
+                    window,
+                    generator,
+                    remaining=remaining,
+                    precision=self._precision,
+                    average=self._average,
+                )
+            self._record(plan)
+        rate, entropy_weight = rates(config, remaining)
+        self._rate.fill_(rate)
+        self._entropy_weight.fill_(entropy_weight)
+        self._begin.replay()
+        passes, order_EMR = 0, self._order_MR.view_as(self._drawn_EMR)
+        last: list[list[float]] = []
+        for epoch in range(config.epochs):
+            self._drawn_EMR[epoch] = minibatches(self._rows, config.minibatches, generator)
+            order_EMR[epoch].copy_(self._drawn_EMR[epoch], non_blocking=True)
+            for _ in range(config.minibatches):
+                self._recorded[plan].replay()
+            passes += 1
+            if config.target_kl or passes == config.epochs:
+                said_MF = self._said_MF[: passes * config.minibatches].clone()
+                if self._average is not None:
+                    self._average([said_MF])
+                seen = said_MF.tolist()
+                last = seen[-config.minibatches :]
+                self._check(seen)
+                if config.target_kl and _means(self._names, last)["approx_kl"] > config.target_kl:
+                    break
+        mean = _means(self._names, last)
+        del mean["loss"]
+        return mean | {"passes": float(passes), "learning_rate": rate}
+
+    def _check(self, seen: list[list[float]]) -> None:
+        place = {name: number for number, name in enumerate(self._names)}
+        for figures in seen:
+            loss, norm = figures[place["loss"]], figures[place["grad_norm"]]
+            if not torch.isfinite(torch.tensor(loss + norm)):
+                self._bad.zero_()
+                raise diverged(loss, norm)
+
+
+class Graphs:
+    """What a run has recorded, when it is first asked for, and what could not be recorded, which it says once.
+
+    Args:
+        wanted: whether to record at all.
+        compiled: whether to compile the steps of the environments too.
+    """
+
+    def __init__(self, *, wanted: bool, compiled: bool) -> None:
+        self._wanted, self._compiled = wanted, compiled
+        self._acting: ActingGraph | StepGraph | None = None
+        self._learning: LearningGraph | None = None
+        self._refused: set[str] = set()
+
+    def acting(
+        self, config: PPOConfig, env: Env, policy: Policy, acting: Acting, generator: torch.Generator
+    ) -> Callable[[Acting], tuple[Window, Acting]] | None:
+        """Return what acts for a window from a given place, or None where it is `collect` that has to."""
+        if not self._may("acting", env.device) or not env.on_device:
+            return None
+        if self._acting is None or not self._acting.fits(env, policy, generator):
+            if self._compiled and isinstance(env, NativeEnv):
+                compile_env(env, acting)
+            try:
+                if policy.core.settles:
+                    self._acting = StepGraph(env, policy, acting, generator)
+                else:
+                    self._acting = ActingGraph(env, policy, acting, config.window, generator, config.cut_returns)
+            except RuntimeError as error:
+                self._refuse("acting", error)
+                return None
+        graph = self._acting
+        if isinstance(graph, ActingGraph):
+            return graph
+        return lambda acting: collect(
+            env, policy, acting, config.window, generator, config.cut_returns, look=True, once=graph
+        )
+
+    def learning(
+        self,
+        config: PPOConfig,
+        policy: Policy,
+        optimizer: torch.optim.Optimizer,
+        window: Window,
+        *,
+        precision: torch.dtype,
+        average: Average | None = None,
+    ) -> LearningGraph | None:
+        """Return what learns from a window, or None where it is `learn` that has to."""
+        if not self._may("learning", policy.device):
+            return None
+        if not isinstance(optimizer, torch.optim.Adam):
+            return None
+        if self._learning is None or not self._learning.fits(policy, optimizer):
+            try:
+                self._learning = LearningGraph(config, policy, optimizer, window, precision, average)
+            except RuntimeError as error:
+                self._refuse("learning", error)
+                return None
+        return self._learning
+
+    def _may(self, what: str, device: torch.device) -> bool:
+        return self._wanted and device.type == "cuda" and what not in self._refused
+
+    def _refuse(self, what: str, error: Exception) -> None:
+        self._refused.add(what)
+        reason = " ".join(str(error).split())[:300]
+        warnings.warn(
+            f"{what} cannot be recorded as a CUDA graph and runs step by step, which is slow: {reason}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def compile_env(env: NativeEnv, acting: Acting) -> None:
+    """Compile the steps of an environment, or say why that failed and leave them as they are."""
+    env.compile()
+    try:
+        env.move(acting.env_state, torch.zeros_like(acting.inputs.action))
+    except Exception as error:  # a compiler has many ways to fail, and none of them is worth the run
+        env.uncompile()
+        reason = " ".join(str(error).split())[:300]
+        warnings.warn(
+            f"the steps of {env.config.label} could not be compiled and run uncompiled, which is slower: "
+            f"{type(error).__name__}: {reason}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def _copy(state: Any) -> Any:
+    return map_state(lambda part: part.clone(memory_format=torch.contiguous_format), state)
+
+
+def _write(old: Any, new: Any) -> None:
+    """Write the numbers of one state into the tensors of another."""
+    targets, sources = parts(old), parts(new)
+    own = {part.data_ptr() for part in targets.values()}
+    # A source may be another target, which must not be overwritten before it is read.
+    read = {
+        name: part.clone() if part.data_ptr() in own and part.data_ptr() != targets[name].data_ptr() else part
+        for name, part in sources.items()
+    }
+    for name, part in targets.items():
+        if read[name].data_ptr() != part.data_ptr():
+            part.copy_(read[name])
+
+
+def _moments(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [part for state in optimizer.state.values() for part in state.values()]
+
+
+def _means(names: list[str], seen: list[list[float]]) -> dict[str, float]:
+    return {name: sum(values) / len(seen) for name, values in zip(names, zip(*seen, strict=True), strict=True)}
