@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -160,9 +160,13 @@ def _peers(parts: dict[str, Tensor | None], d_y: Tensor) -> dict[str, dict[str, 
     """
     if importlib.util.find_spec("fla") is None:
         return {}
-    peer: Callable[..., tuple[Tensor, Tensor]] = importlib.import_module(
-        "fla.ops.gated_delta_rule"
-    ).chunk_gated_delta_rule
+
+    def peer(**given: Any) -> tuple[Tensor, Tensor]:
+        found: tuple[Tensor, Tensor] = importlib.import_module("fla.ops.gated_delta_rule").chunk_gated_delta_rule(
+            **given
+        )
+        return found
+
     turned = {
         each: None if part is None else part.detach() if each == "state" else part.detach().transpose(0, 1).contiguous()
         for each, part in parts.items()
@@ -180,7 +184,5 @@ def _peers(parts: dict[str, Tensor | None], d_y: Tensor) -> dict[str, dict[str, 
     def both() -> None:
         _gradients(peer(**given), turned, d_y)
 
-    return {
-        passes: {"flash-linear-attention": run}
-        for passes, run in (("forward", forward), ("forward and backward", both))
-    }
+    runs = {"forward": forward, "forward and backward": both}
+    return {passes: {"flash-linear-attention": run} for passes, run in runs.items()}
