@@ -81,9 +81,9 @@ class _Plan:
         self.steps, self.rows, self.heads, self.key = query_TBHK.shape
         self.value = value_TBHV.shape[3]
         self.delta, self.decay = beta_TBH.numel() > 0, log_decay_TBH.numel() > 0
-        half = query_TBHK.dtype if query_TBHK.dtype.itemsize == 2 and query_TBHK.dtype == value_TBHV.dtype else None
+        types = {query_TBHK.dtype, key_TBHK.dtype, value_TBHV.dtype}
         # The interpreter multiplies the bits of bfloat16 as if they were integers.
-        half = None if interpreted() else half
+        half = None if interpreted() or len(types) > 1 or query_TBHK.dtype.itemsize > 2 else query_TBHK.dtype
         # In the type of the products: the backward pass sees what the forward pass saw.
         self.dtype = half or torch.float32
         self.tiles = _tiles(self.key, self.value, self.dtype.itemsize)

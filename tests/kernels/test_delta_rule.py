@@ -108,7 +108,7 @@ def test_heads_cut_from_one_projection_need_no_copy(backend: str, close: Callabl
 
 @SILENT
 @pytest.mark.parametrize("backend", OP.backends)
-@pytest.mark.parametrize("past", [1e4, torch.inf, torch.nan])
+@pytest.mark.parametrize("past", [1e4, torch.nan])
 @pytest.mark.parametrize("at", [0, 1, 37])
 @pytest.mark.parametrize("rule", ["linear", "gated delta"])
 def test_a_start_leaves_no_trace_of_the_past(rule: str, at: int, past: float, backend: str) -> None:
