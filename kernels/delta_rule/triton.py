@@ -90,7 +90,7 @@ class _Plan:
         self.chunks = triton.cdiv(self.steps, self.tiles.chunk)
         self.key_strides = [stride for part in (query_TBHK, key_TBHK) for stride in part.stride()[:3]]
         self.strides = [*self.key_strides, *value_TBHV.stride()[:3]]
-        widest = self.tiles.chunk * max(part.stride(0) for part in (query_TBHK, key_TBHK, value_TBHV))
+        widest = self.tiles.chunk * max(*self.strides, self.rows * self.heads * max(self.key, self.value))
         exact = "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
         self.constants: dict[str, Any] = {
             "H": self.heads,

@@ -11,7 +11,7 @@ import triton.language as tl
 from .triton_forward import BROKEN, finite, gates, load, seen, sound, store
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["steps", "rows"])
 def backward_kernel(
     query_ptr, key_ptr, value_ptr, beta_ptr, state_ptr, total_ptr, trial_ptr, attend_ptr, inverse_ptr, chunks_ptr,
     dy_ptr, dlast_ptr, dquery_ptr, dkey_ptr, dvalue_ptr, dbeta_ptr, ddecay_ptr, dstate_ptr,

@@ -96,7 +96,7 @@ def store(ptr, stride, steps, column_D, x_CD, WIDTH: tl.constexpr, C: tl.constex
     tl.store(ptr + (step_C.to(INDEX)[:, None] * stride + column_D[None, :]), x_CD, mask=inside_CD)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["steps", "rows"])
 def prepare_kernel(
     query_ptr, key_ptr, beta_ptr, decay_ptr, start_ptr, total_ptr, trial_ptr, attend_ptr, inverse_ptr,
     steps, rows, query_t, query_b, query_h, key_t, key_b, key_h,
@@ -147,7 +147,7 @@ def prepare_kernel(
     tl.store(trial_ptr + gate + at_C, tl.where(broken_C, trial_C + BROKEN, trial_C), mask=inside_C)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["steps", "rows"])
 def forward_kernel(
     query_ptr, key_ptr, value_ptr, beta_ptr, state_ptr, total_ptr, trial_ptr, attend_ptr, inverse_ptr,
     y_ptr, last_ptr, chunks_ptr,
