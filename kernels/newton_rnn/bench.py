@@ -1,4 +1,4 @@
-"""How fast ParaGRU and ParaLSTM are with 3 % resets: the recurrence alone, and whole beside cuDNN's networks without any.
+"""How fast ParaGRU and ParaLSTM are with 3 % resets: the recurrence alone, and whole beside cuDNN's, without.
 
 cuDNN's networks are there for scale: as wide, but with dense weights from state to state, so that they compute more.
 Shapes: T time, B rows, H inputs and hidden units.
@@ -19,9 +19,11 @@ from .reference import project
 KERNELS: dict[str, Callable[..., tuple[Tensor, ...]]] = {"gru": para_gru, "lstm": para_lstm}
 THEIRS: dict[str, Callable[[int, int], nn.RNNBase]] = {"gru": nn.GRU, "lstm": nn.LSTM}
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
-"""Relative to the largest number compared; with input weights float32 may be multiplied in TF32, for which ten times."""
-CHECKED = 4
+"""Relative to the largest number compared; ten times where float32 may be multiplied in TF32: with input weights."""
+CHECKED = 16
 """Rows that are compared with the definition."""
+FEW = 1 << 16
+"""Lanes up to which a GPU is given Newton's method, and an eighth of the numbers up to which, the plain loop."""
 
 
 class Size(NamedTuple):
@@ -32,34 +34,40 @@ class Size(NamedTuple):
     batch: int
     width: int
     dtype: torch.dtype
+    whole: bool
+    """With the products of inputs and input weights."""
+    backward: bool
+    """Forward and backward; else forward."""
 
 
 def sizes(device: torch.device, *, quick: bool) -> Iterator[Size]:
-    """Yield what is measured; on a CPU what a CPU trains."""
-    if device.type != "cuda":
-        shapes = [(64, 64, 64)] if quick else [(64, 64, 64), (128, 16, 64), (64, 512, 64), (16, 1024, 64)]
-    elif quick:
-        shapes = [(128, 64, 64), (64, 4096, 256)]
-    else:
-        shapes = [(time, batch, 128) for time in (64, 128, 512, 1024) for batch in (32, 512)]
-        shapes += [(time, 4096, 256) for time in (64, 128, 512)]
-    for dtype in (torch.float32, torch.bfloat16)[: 2 if device.type == "cuda" else 1]:
-        for time, batch, width in shapes:
-            for kind in KERNELS:
-                yield Size(kind, time, batch, width, dtype)
+    """Yield what is measured: few lanes, where Newton's method could pay, and many; on a CPU what a CPU trains."""
+    for kind in KERNELS:
+        if device.type != "cuda":
+            for batch in (64,) if quick else (16, 64, 512):
+                yield Size(kind, 64, batch, 64, torch.float32, whole=True, backward=True)
+            continue
+        yield Size(kind, 128, 32, 128, torch.float32, whole=False, backward=True)
+        yield Size(kind, 64, 4096, 256, torch.float32, whole=True, backward=True)
+        if quick:
+            continue
+        yield Size(kind, 128, 32, 128, torch.float32, whole=False, backward=False)
+        yield Size(kind, 1024, 32, 128, torch.float32, whole=False, backward=True)
+        for dtype in (torch.float32, torch.bfloat16):
+            for backward in (False, True):
+                yield Size(kind, 64, 4096, 256, dtype, whole=False, backward=backward)
+        yield Size(kind, 64, 4096, 256, torch.bfloat16, whole=True, backward=True)
 
 
 def cases(device: torch.device, *, quick: bool) -> Iterator[Case]:
-    """Yield what is measured: of each size the recurrence and the whole, forward, and forward and backward."""
+    """Yield what is measured."""
     for size in sizes(device, quick=quick):
-        for whole in (False, True):
-            for backward in (False, True):
-                yield case(size, device, whole=whole, backward=backward)
+        yield case(size, device)
 
 
-def case(size: Size, device: torch.device, *, whole: bool, backward: bool) -> Case:
-    """Make one case; `whole` with the products of inputs and input weights."""
-    kind, time, batch, width, dtype = size
+def case(size: Size, device: torch.device) -> Case:
+    """Make one case."""
+    kind, time, batch, width, dtype, whole, backward = size
     draw = torch.Generator(device).manual_seed(0)
 
     def normal(*shape: int, scale: float = 1.0) -> Tensor:
@@ -95,21 +103,26 @@ def case(size: Size, device: torch.device, *, whole: bool, backward: bool) -> Ca
         rows, alone = min(CHECKED, batch), len(leaves) - len(states)
         some = [part.detach()[:, :rows] if i == 0 else part.detach() for i, part in enumerate(leaves[:alone])]
         some += [part.detach()[:rows] for part in leaves[alone:]]
-        want, got = (
-            _with_gradients(outputs, backend, some, start_TB[:, :rows], d_y_TBH[:, :rows], double=double)
-            for backend, double in (("reference", True), (backends[0], False))
-        )
-        for what, one, other in zip(("y", *(f"gradient {i}" for i in range(len(leaves)))), got, want, strict=True):
-            error = ((one - other).abs().max() / other.abs().max()).item()
-            if not error < TOLERANCE[dtype] * (10 if whole and device.type == "cuda" else 1):
-                raise AssertionError(
-                    f"newton_rnn: {backends[0]}: {what} of {size} differs by {error:.1e} of the largest"
-                )
 
-    asked = [name for name, backend in OP.backends.items() if name != "reference" and not OP.refusal(name, given)]
-    backends = [name for name in asked if OP.backends[name].triton == (device.type == "cuda")]
+        def found(backend: str, *, double: bool) -> list[Tensor]:
+            own = [(part.double() if double else part.clone()).requires_grad_() for part in some]
+            y_TBH = outputs(backend, own, start_TB[:, :rows])
+            return [y_TBH, *torch.autograd.grad(y_TBH, own, d_y_TBH[:, :rows].to(y_TBH.dtype))]
+
+        want, names = found("reference", double=True), ("y", *(f"gradient {i}" for i in range(len(leaves))))
+        for backend in backends:
+            for what, one, other in zip(names, found(backend, double=False), want, strict=True):
+                error = ((one - other).abs().max() / other.abs().max()).item()
+                if not error < TOLERANCE[dtype] * (10 if whole and device.type == "cuda" else 1):
+                    raise AssertionError(
+                        f"newton_rnn: {backend}: {what} of {size} differs by {error:.1e} of the largest"
+                    )
+
+    backends = ["loop"]
+    if device.type == "cuda":
+        backends = ["triton", "triton_newton"] if batch * width <= FEW else ["triton"]
     peers = {}
-    if time * batch * width <= 1 << 22:
+    if device.type != "cuda" or time * batch * width <= 8 * FEW:
         peers["plain loop"] = runs("reference")
     if whole:
         peers["torch.nn, no resets"] = _theirs(THEIRS[kind], x_TBH, d_y_TBH if backward else None)
@@ -126,21 +139,6 @@ def case(size: Size, device: torch.device, *, whole: bool, backward: bool) -> Ca
         bytes=moved * numbers,
         flops=2 * 3 * width * x_TBH.numel() * (3 if backward else 1) * whole,
     )
-
-
-def _with_gradients(
-    outputs: Callable[..., Tensor],
-    backend: str,
-    leaves: list[Tensor],
-    start_TB: Tensor,
-    d_y_TBH: Tensor,
-    *,
-    double: bool,
-) -> list[Tensor]:
-    """Return outputs and gradients, with `double` in float64."""
-    own = [(part.double() if double else part.clone()).requires_grad_() for part in leaves]
-    y_TBH = outputs(backend, own, start_TB)
-    return [y_TBH, *torch.autograd.grad(y_TBH, own, d_y_TBH.to(y_TBH.dtype))]
 
 
 def _theirs(kind: Callable[[int, int], nn.RNNBase], x_TBH: Tensor, d_y_TBH: Tensor | None) -> Run:

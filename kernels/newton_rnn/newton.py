@@ -11,6 +11,7 @@ Shapes: T time, B rows, N heads, G = 3 gates, K units of a head, H = N K hidden 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -18,10 +19,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..linear_scan import linear_scan
 from . import loop, scans
 from .reference import gates
 
 ITERATIONS = 3
+WHOLE = sys.maxsize
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-6}
 """By how much a step may miss the next state, by the type of the computation."""
 
@@ -53,7 +56,7 @@ def solve_gru(
         if iteration < iterations:
             of_n = z * (1 - n * n) * a_n
             slope = 1 - z + (n - h) * z * (1 - z) * a_z + of_n * (r + h * r * (1 - r) * a_r)
-            found = scans.diagonal(slope, after - slope * h, hidden_BH, start_TB)
+            found, _ = linear_scan(slope, after - slope * h, hidden_BH, start_TB)
     return Solved(torch.stack([z, r, n], 1), (after,), residuals)
 
 
@@ -118,7 +121,7 @@ def _gru_totals(slope_TBH: Tensor, d_y_TBH: Tensor, d_last_BH: Tensor) -> Tensor
     """Return what `loop.gru_totals` returns, by a scan in reverse."""
     passed = torch.cat([slope_TBH[1:], torch.ones_like(slope_TBH[:1])]).flip(0)
     never = torch.zeros(d_y_TBH.shape[:2], dtype=torch.bool, device=d_y_TBH.device)
-    return scans.diagonal(passed, d_y_TBH.flip(0), d_last_BH, never).flip(0)
+    return linear_scan(passed, d_y_TBH.flip(0), d_last_BH, never)[0].flip(0)
 
 
 def _lstm_totals(
@@ -156,7 +159,7 @@ def para_gru(
         iterations: how often the guess is corrected.
         tolerance: by how much a step may miss the next state; None for `TOLERANCE`.
     """
-    way = loop.Way(partial(_forward, solve_gru, loop.gru_forward, iterations, tolerance), _gru_totals)
+    way = loop.Way(partial(_forward, solve_gru, loop.gru_forward, iterations, tolerance), _gru_totals, WHOLE)
     return loop.run_gru(way, given_TBNGK, bias_GH, recurrent_GH, hidden_BH, start_TB)
 
 
@@ -172,7 +175,7 @@ def para_lstm(
     tolerance: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Solve a window; like `reference.para_lstm`, with the options of `para_gru`."""
-    way = loop.Way(partial(_forward, solve_lstm, loop.lstm_forward, iterations, tolerance), _lstm_totals)
+    way = loop.Way(partial(_forward, solve_lstm, loop.lstm_forward, iterations, tolerance), _lstm_totals, WHOLE)
     given = (given_TBNGK, bias_GH, recurrent_GH, peephole_PH, hidden_BH, cell_BH, start_TB)
     return loop.run_lstm(way, *given)
 

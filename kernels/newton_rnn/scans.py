@@ -1,4 +1,4 @@
-"""Linear recurrences with all steps at once, and exact starts: of single numbers, and of pairs with 2 x 2 blocks.
+"""The linear recurrence of pairs with 2 x 2 blocks, all steps at once, with exact starts. Of numbers: `linear_scan`.
 
 Each step is a map state -> a state + b; maps are combined with those 1, 2, 4, .. steps before. A step that hears
 nothing (a = 0: a start, or the first) takes nothing from before, not even a NaN.
@@ -13,22 +13,6 @@ from torch import Tensor
 Pair = tuple[Tensor, Tensor]
 Block = tuple[Tensor, Tensor, Tensor, Tensor]
 """Row by row: first of first, first of second, second of first, second of second."""
-
-
-def diagonal(a_TBH: Tensor, b_TBH: Tensor, first_BH: Tensor, start_TB: Tensor) -> Tensor:
-    """Return the states of s_t = a_t s_(t-1) + b_t, with s = 0 before a start."""
-    hears = ~start_TB[..., None]
-    a, b = torch.where(hears, a_TBH, 0.0), b_TBH.clone()
-    b[0] = torch.where(hears[0], a[0] * first_BH + b[0], b[0])
-    a[0] = 0.0
-    reach = 1
-    while reach < len(a):
-        now, earlier = slice(reach, None), slice(-reach)
-        hears = a[now] != 0
-        b = torch.cat([b[:reach], torch.where(hears, a[now] * b[earlier] + b[now], b[now])])
-        a = torch.cat([a[:reach], torch.where(hears, a[now] * a[earlier], 0.0)])
-        reach *= 2
-    return b
 
 
 def blocks(a: Block, b: Pair, first: Pair, start_TB: Tensor) -> Pair:

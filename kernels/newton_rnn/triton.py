@@ -20,7 +20,7 @@ from . import triton_cells as cells
 from .loop import refuse_second_derivative
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "batch"])
 def _gru_forward(
     given, bias, recurrent, hidden, start, y, last,
     T, batch, units, per_head, g_t, g_b, g_n, g_g,
@@ -52,7 +52,7 @@ def _gru_forward(
     tl.store(last + lane, h, inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "batch"])
 def _gru_backward(
     given, bias, recurrent, hidden, start, y, d_y, d_last, d_given, d_hidden, d_vectors,
     T, batch, units, per_head, g_t, g_b, g_n, g_g,
@@ -111,7 +111,7 @@ def _gru_backward(
     tl.store(d_vectors + 5 * every + lane, da_n, inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "batch"])
 def _lstm_forward(
     given, bias, recurrent, peephole, hidden, cell, start, y, cells_out, last_h, last_c,
     T, batch, units, per_head, g_t, g_b, g_n, g_g,
@@ -148,7 +148,7 @@ def _lstm_forward(
     tl.store(last_c + lane, c, inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "batch"])
 def _lstm_backward(
     given, bias, recurrent, peephole, hidden, cell, start, y, cells_out, d_y, d_last_h, d_last_c,
     d_given, d_hidden, d_cell, d_vectors,
@@ -236,18 +236,13 @@ class Launch(NamedTuple):
 
 
 def launch(given_TBNGK: Tensor, computed: torch.dtype, *, backward: bool) -> Launch:
-    """Choose lanes and steps at once for a size: few lanes need many loads in flight, many lanes have them anyway."""
+    """Return the grid and the options: a warp for 32 lanes, whose next steps are loaded while it computes."""
     time, batch, heads, _, units = given_TBNGK.shape
-    count = batch * heads * units
-    lanes, warps, steps = (32, 1, 8) if count < 1 << 17 else (128, 4, 4)
-    if backward:
-        steps = 4
     stride_t, stride_b, stride_n, stride_g, _ = given_TBNGK.stride()
     sizes = (time, batch, heads * units, units, stride_t, stride_b, stride_n, stride_g)
     kind = tl.float64 if computed == torch.float64 else tl.float32
-    return Launch(
-        (triton.cdiv(count, lanes),), sizes, {"LANES": lanes, "STEPS": steps, "TYPE": kind, "num_warps": warps}
-    )
+    options = {"LANES": 32, "STEPS": 4 if backward else 8, "TYPE": kind, "num_warps": 1}
+    return Launch((triton.cdiv(batch * heads * units, 32),), sizes, options)
 
 
 def gru_forward(

@@ -64,7 +64,7 @@ def _shifted(x, by, C: tl.constexpr):
     return tl.gather(x, tl.broadcast_to(index, x.shape), 1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "batch"])
 def _gru_forward(
     given, bias, recurrent, hidden, start, y, last, walked,
     T, batch, units, per_head, g_t, g_b, g_n, g_g, tolerance,
@@ -119,7 +119,7 @@ def _gru_forward(
     tl.store(walked + tl.program_id(0), walks)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "batch"])
 def _gru_backward(
     given, bias, recurrent, hidden, start, y, d_y, d_last, d_given, d_hidden, d_vectors,
     T, batch, units, per_head, g_t, g_b, g_n, g_g,
@@ -168,7 +168,7 @@ def _gru_backward(
     tl.store(d_vectors + 5 * every + lane, da_n, inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "batch"])
 def _lstm_forward(
     given, bias, recurrent, peephole, hidden, cell, start, y, cells_out, last_h, last_c, walked,
     T, batch, units, per_head, g_t, g_b, g_n, g_g, tolerance,
@@ -242,7 +242,7 @@ def _lstm_forward(
     tl.store(walked + tl.program_id(0), walks)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "batch"])
 def _lstm_backward(
     given, bias, recurrent, peephole, hidden, cell, start, y, cells_out, d_y, d_last_h, d_last_c,
     d_given, d_hidden, d_cell, d_vectors,
@@ -315,15 +315,13 @@ def _lstm_backward(
 
 
 def launch(given_TBNGK: Tensor, computed: torch.dtype) -> Launch:
-    """Choose lanes and steps of a chunk."""
+    """Return the grid and the options: four warps for 8 lanes, with a chunk that a short window fills."""
     time, batch, heads, _, units = given_TBNGK.shape
-    chunk = 64 if time > 32 else 32
-    lanes = 8
     stride_t, stride_b, stride_n, stride_g, _ = given_TBNGK.stride()
     sizes = (time, batch, heads * units, units, stride_t, stride_b, stride_n, stride_g)
     kind = tl.float64 if computed == torch.float64 else tl.float32
-    options = {"LANES": lanes, "CHUNK": chunk, "TYPE": kind, "num_warps": 4}
-    return Launch((triton.cdiv(batch * heads * units, lanes),), sizes, options)
+    options = {"LANES": 8, "CHUNK": 32 if time <= 32 else 64, "TYPE": kind, "num_warps": 4}
+    return Launch((triton.cdiv(batch * heads * units, 8),), sizes, options)
 
 
 def gru_forward(

@@ -21,7 +21,7 @@ KINDS = {
 TRITON = [name for name, backend in newton_rnn.OP.backends.items() if backend.triton]
 PLAIN = [name for name in newton_rnn.OP.backends if name not in [*TRITON, "reference"]]
 # T, B, N, K, J
-SHAPES = [(1, 1, 1, 1, 1), (9, 3, 2, 5, 3), (33, 1, 1, 13, 4)]
+SHAPES = [(1, 1, 1, 1, 1), (9, 2, 2, 3, 3), (31, 1, 1, 11, 4)]
 
 
 def leaves(
@@ -88,8 +88,8 @@ def test_all_is_the_reference(
         (SHAPES[0], 0.0, torch.float32),
         (SHAPES[1], 0.2, torch.float64),
         (SHAPES[2], 0.1, torch.float32),
-        (SHAPES[2], 0.1, torch.bfloat16),
-        ((70, 1, 2, 3, 2), 0.05, torch.float32),
+        (SHAPES[1], 0.1, torch.bfloat16),
+        ((66, 1, 2, 3, 2), 0.05, torch.float32),
     ],
     ids=str,
 )
@@ -114,7 +114,7 @@ def test_triton_is_the_reference(
 @pytest.mark.parametrize("backend", [*TRITON, *PLAIN])
 @pytest.mark.parametrize("kind", KINDS)
 def test_views_and_strides_do_not_matter(kind: str, backend: str, close: Close) -> None:
-    given, start = leaves(kind, (9, 3, 2, 5, 3), torch.float32), starts(9, 3, 0.2)
+    given, start = leaves(kind, (5, 2, 2, 2, 3), torch.float32), starts(5, 2, 0.2)
     want = run(kind, given, start, "reference")
     given["x"] = given["x"].detach().transpose(0, 1).contiguous().transpose(0, 1).requires_grad_()
     given["bias"] = given["bias"].detach().repeat_interleave(2, 1)[:, ::2].requires_grad_()
@@ -127,7 +127,7 @@ def test_views_and_strides_do_not_matter(kind: str, backend: str, close: Close) 
 @pytest.mark.parametrize("kind", KINDS)
 def test_where_newton_diverges_the_steps_are_taken_one_by_one(kind: str, backend: str, close: Close) -> None:
     """Recurrent weights of N(0, 4^2): the residual is above 1 after any number of iterations that pays."""
-    given, start = leaves(kind, (40, 2, 1, 8, 4), torch.float64, spread=4.0), starts(40, 2, 0.05)
+    given, start = leaves(kind, (32, 1, 1, 8, 4), torch.float64, spread=4.0), starts(32, 1, 0.05)
     with torch.no_grad():
         assert KINDS[kind][2](*given.values(), start, iterations=8)[-1] > 0.1
         want = KINDS[kind][0](*given.values(), start, backend="reference")
@@ -169,22 +169,20 @@ def test_the_slopes_of_a_step_are_its_derivatives(kind: str, close: Close) -> No
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 16])
-def test_scans_are_loops(steps: int, close: Close) -> None:
+def test_the_scan_of_pairs_is_a_loop(steps: int, close: Close) -> None:
     made = torch.Generator().manual_seed(0)
     a = tuple(torch.randn(steps, 3, 2, generator=made, dtype=torch.float64) for _ in range(4))
     b = tuple(torch.randn(steps, 3, 2, generator=made, dtype=torch.float64) for _ in range(2))
     first = tuple(torch.full((3, 2), torch.nan, dtype=torch.float64) for _ in range(2))
     start = torch.rand(steps, 3, generator=made) < 0.3
     start[0] = True
-    one, (left, right) = scans.diagonal(a[0], b[0], first[0], start), scans.blocks(a, b, first, start)
-    h = f = s = torch.zeros(3, 2, dtype=torch.float64)
+    left, right = scans.blocks(a, b, first, start)
+    f = s = torch.zeros(3, 2, dtype=torch.float64)
     for t in range(steps):
-        h, f, s = (torch.where(start[t][:, None], 0.0, part) for part in (h, f, s))
-        h = a[0][t] * h + b[0][t]
+        f, s = (torch.where(start[t][:, None], 0.0, part) for part in (f, s))
         f, s = a[0][t] * f + a[1][t] * s + b[0][t], a[2][t] * f + a[3][t] * s + b[1][t]
-        close(f"diagonal at {t}", one[t], h)
-        close(f"first of blocks at {t}", left[t], f)
-        close(f"second of blocks at {t}", right[t], s)
+        close(f"first at {t}", left[t], f)
+        close(f"second at {t}", right[t], s)
 
 
 @pytest.mark.parametrize("spread", [0.1, 4.0])
@@ -211,8 +209,9 @@ def test_a_start_leaves_no_trace_of_the_past(kind: str, backend: str, spread: fl
         assert not any(part.any() for part in gradients[6 if kind == "lstm" else 4 :])
         return [*kept, d_x[7:, 0], d_x[5:, 1], *gradients[1:4]]
 
+    wanted = results(lambda x: x)
     for changed in (lambda x: x * 1e4, torch.zeros_like):
-        for got, want in zip(results(changed), results(lambda x: x), strict=True):
+        for got, want in zip(results(changed), wanted, strict=True):
             assert torch.equal(got, want)
 
 
