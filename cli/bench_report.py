@@ -61,7 +61,13 @@ class Report:
 
 def begin(what: str, device: torch.device, argv: list[str]) -> Report:
     """Return the report of a benchmark on a device, without figures yet."""
-    command = " ".join(["mnemic bench", *argv])
+    words, rest = ["mnemic bench"], iter(argv)
+    for word in rest:
+        if word in ("--json", "--out"):  # where the figures went says nothing about them
+            next(rest, None)
+        elif not word.startswith(("--json=", "--out=")):
+            words.append(word)
+    command = " ".join(words)
     today, version = date.today().isoformat(), str(torch.__version__)
     return Report(what, describe(device), device.type, today, version, command, {}, [])
 

@@ -93,8 +93,11 @@ def recipe_config(name: str) -> TrainConfig:
 
 
 def recipe_for(env: str) -> TrainConfig | None:
-    """Return the configuration of the recipe for a task, or None where the task has none."""
-    return next((config for make in RECIPES.values() if (config := make()).env.label == env), None)
+    """Return the configuration of the recipe for a task, or None where the task has none that this machine can run."""
+    import torch
+
+    fits = (config for make in RECIPES.values() if (config := make()).env.label == env)
+    return next((config for config in fits if config.device == "cpu" or torch.cuda.is_available()), None)
 
 
 def check_device(name: str) -> str:

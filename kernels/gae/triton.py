@@ -94,7 +94,7 @@ def _vtrace(
 
 MANY = 1 << 17
 """From this many rows on, one step at a time keeps a GPU's memory busy."""
-LONGEST = 128
+LONGEST = 64
 """Steps of a tile, at most."""
 
 

@@ -1,11 +1,12 @@
 """The linear scan in Triton: channels across lanes, time in tiles, one pass over memory each way.
 
-A program owns C channels (a channel is one entry of B x D) and walks over time in tiles of J steps. All loads of a
-tile are in flight at once. Inside a tile the steps are composed by an associative scan, which costs no exchange
-between lanes where a tile is as wide as the program has lanes, and splits time over lanes where channels are few.
+A program owns R rows and C columns. Where these channels are many on the whole, it walks step by step, and what keeps
+the memory busy is the number of programs. Where they are few, it takes J steps at once, whose loads are all in flight,
+and composes them by an associative scan; each lane owns one column, so that time lies in its registers and the scan
+exchanges nothing between lanes (with fewer columns than lanes, a little).
 A step is a triple (forgets, a, b); composing two selects and does not multiply by 0, so that nothing leaks.
 
-Shapes: T time, B rows, D features, J steps of a tile, C channels of a program.
+Shapes: T time, B rows, D features, J steps of a tile, R rows and C columns of a program.
 """
 
 from __future__ import annotations
@@ -21,7 +22,16 @@ from .reference import widest
 
 
 @triton.jit
-def _load(pointer, offset, inside, COMPLEX: tl.constexpr, WIDE: tl.constexpr, ALIGN: tl.constexpr = 0):
+def _block(B, D, R: tl.constexpr, C: tl.constexpr):
+    """Return the rows (R, 1) and the columns (1, C) of a program, and which of them there are."""
+    across = tl.cdiv(D, C)
+    row = (tl.program_id(0) // across).to(tl.int64) * R + tl.arange(0, R)[:, None]
+    column = (tl.program_id(0) % across).to(tl.int64) * C + tl.arange(0, C)[None, :]
+    return row, column, (row < B) & (column < D)
+
+
+@triton.jit
+def _load(pointer, offset, inside, COMPLEX: tl.constexpr, WIDE: tl.constexpr, SINGLE: tl.constexpr = False):
     """Return real and imaginary parts (twice the real part where numbers are real), 0 outside."""
     if COMPLEX and pointer.dtype.element_ty != tl.int64:
         both = tl.load(
@@ -30,9 +40,9 @@ def _load(pointer, offset, inside, COMPLEX: tl.constexpr, WIDE: tl.constexpr, AL
         real, imag = tl.split(both)
     else:
         at = pointer + offset
-        if ALIGN:
-            # Saying less than is true makes lanes take fewer neighbours each, so that a warp spans fewer columns.
-            at = tl.multiple_of(at, [1, 1, ALIGN])
+        if SINGLE:
+            # Aligned to one number, no more, whatever is true: so that each lane takes one column, for all steps.
+            at = tl.multiple_of(at, [1, 1, pointer.dtype.element_ty.primitive_bitwidth // 8])
         number = tl.load(at, inside, other=0)
         if COMPLEX:
             real = number.to(tl.int32).to(tl.float32, bitcast=True)
@@ -44,14 +54,14 @@ def _load(pointer, offset, inside, COMPLEX: tl.constexpr, WIDE: tl.constexpr, AL
 
 
 @triton.jit
-def _store(pointer, offset, inside, real, imag, COMPLEX: tl.constexpr, ALIGN: tl.constexpr = 0):
+def _store(pointer, offset, inside, real, imag, COMPLEX: tl.constexpr, SINGLE: tl.constexpr = False):
     if COMPLEX and pointer.dtype.element_ty != tl.int64:
         at = pointer + (2 * tl.expand_dims(offset, -1) + tl.arange(0, 2))
         tl.store(at, tl.join(real, imag), tl.expand_dims(inside, -1))
     else:
         at = pointer + offset
-        if ALIGN:
-            at = tl.multiple_of(at, [1, 1, ALIGN])
+        if SINGLE:
+            at = tl.multiple_of(at, [1, 1, pointer.dtype.element_ty.primitive_bitwidth // 8])
         if COMPLEX:
             low = real.to(tl.int32, bitcast=True).to(tl.int64) & 0xFFFFFFFF
             number = (imag.to(tl.int32, bitcast=True).to(tl.int64) << 32) | low
@@ -123,12 +133,13 @@ def _last(tile, J: tl.constexpr):
 
 
 @triton.jit
-def _forward(
+def _forward_tiles(
     a, b, h, start, y, last,
     T, B, D, a_t, a_b, a_d, b_t, b_b, b_d, start_t, start_b,
-    J: tl.constexpr, R: tl.constexpr, C: tl.constexpr, STAGES: tl.constexpr, ALIGN: tl.constexpr, COMPLEX: tl.constexpr,
+    J: tl.constexpr, R: tl.constexpr, C: tl.constexpr, SINGLE: tl.constexpr, COMPLEX: tl.constexpr,
     WIDE: tl.constexpr,
 ):  # fmt: skip
+    """Walk in tiles of J steps, whose loads are in flight at once: for few channels."""
     row, column, here = _block(B, D, R, C)
     row, column, here = row[None, :, :], column[None, :, :], here[None, :, :]
     there = tl.minimum(row, B - 1)
@@ -136,96 +147,20 @@ def _forward(
     channel, N = row * D + column, (zero + B) * D
     a_at, b_at = row * a_b + column * a_d, row * b_b + column * b_d
     state, state_i = _load(h, channel, here, COMPLEX, WIDE)
-    for first in tl.range(0, T, J, num_stages=STAGES):
+    for first in range(0, T, J):
         when = first + tl.arange(0, J).to(tl.int64)
         t = when[:, None, None]
         inside = (t < T) & here
-        a_tile, ai_tile = _load(a, t * a_t + a_at, inside, COMPLEX, WIDE, ALIGN)
-        b_tile, bi_tile = _load(b, t * b_t + b_at, inside, COMPLEX, WIDE, ALIGN)
+        a_tile, ai_tile = _load(a, t * a_t + a_at, inside, COMPLEX, WIDE, SINGLE)
+        b_tile, bi_tile = _load(b, t * b_t + b_at, inside, COMPLEX, WIDE, SINGLE)
         starts = _starts(start, when, there, start_t, start_b, when < T, J, R)
         # Steps past the end keep the state: what the last row of the last tile holds is the state after T steps.
         a_tile = tl.where(t < T, a_tile, 1.0)
         real, imag = _scan(starts, a_tile, ai_tile, b_tile, bi_tile, state, state_i, COMPLEX)
-        _store(y, t * N + channel, inside, real, imag, COMPLEX, ALIGN)
+        _store(y, t * N + channel, inside, real, imag, COMPLEX, SINGLE)
         state = _last(real, J)
         state_i = _last(imag, J) if COMPLEX else state
     _store(last, channel, here, state, state_i, COMPLEX)
-
-
-@triton.jit
-def _backward(
-    a, h, start, y, d_y, d_last, d_a, d_b, d_h,
-    T, B, D, a_t, a_b, a_d, y_t, y_b, y_d, start_t, start_b,
-    J: tl.constexpr, R: tl.constexpr, C: tl.constexpr, STAGES: tl.constexpr, ALIGN: tl.constexpr, SUM: tl.constexpr,
-    COMPLEX: tl.constexpr, WIDE: tl.constexpr,
-):  # fmt: skip
-    """Walk from the last step to the first: g[t] = d_y[t] + conj(a[t+1]) g[t+1], and 0 in place of g[t+1] at a start.
-
-    With SUM, the gradient to `a` is added up over time, for an `a` that is the same at every step.
-    """
-    row, column, here = _block(B, D, R, C)
-    row, column, here = row[None, :, :], column[None, :, :], here[None, :, :]
-    there = tl.minimum(row, B - 1)
-    zero = tl.zeros([1, 1, 1], tl.int64)
-    channel, N = row * D + column, (zero + B) * D
-    a_at, d_at = row * a_b + column * a_d, row * y_b + column * y_d
-    if d_last is not None:
-        g, gi = _load(d_last, channel, here, COMPLEX, WIDE)
-    else:
-        g = tl.zeros([1, R, C], WIDE)
-        gi = g
-    h_real, h_imag = _load(h, channel, here, COMPLEX, WIDE)
-    total = tl.zeros([1, R, C], WIDE)
-    total_i = total
-    for first in tl.range(0, T, J, num_stages=STAGES):
-        when = (T - 1 - first) - tl.arange(0, J).to(tl.int64)
-        t = when[:, None, None]
-        inside, follows, follows_h = (t >= 0) & here, (t >= 0) & (t < T - 1) & here, (t > 0) & here
-        a_next, ai_next = _load(a, (t + 1) * a_t + a_at, follows, COMPLEX, WIDE, ALIGN)
-        a_next = tl.where((t >= 0) & (t < T - 1), a_next, 1.0)
-        d_tile, di_tile = _load(d_y, t * y_t + d_at, inside, COMPLEX, WIDE, ALIGN)
-        starts_next = _starts(start, when + 1, there, start_t, start_b, (when >= 0) & (when < T - 1), J, R)
-        g_tile, gi_tile = _scan(starts_next, a_next, -ai_next, d_tile, di_tile, g, gi, COMPLEX)
-        _store(d_b, t * N + channel, inside, g_tile, gi_tile, COMPLEX, ALIGN)
-        g = _last(g_tile, J)
-        gi = _last(gi_tile, J) if COMPLEX else g
-        if d_a is not None:
-            starts = _starts(start, when, there, start_t, start_b, when >= 0, J, R)
-            before, before_i = _load(y, (t - 1) * N + channel, follows_h, COMPLEX, WIDE, ALIGN)
-            before = tl.where(t == 0, h_real, before)
-            if COMPLEX:
-                before_i = tl.where(t == 0, h_imag, before_i)
-                real, imag = before * g_tile + before_i * gi_tile, before * gi_tile - before_i * g_tile
-            else:
-                real = before * g_tile
-                imag = real
-            counts = (starts == 0) & inside
-            real, imag = tl.where(counts, real, 0.0), tl.where(counts, imag, 0.0)
-            if SUM:
-                total += tl.sum(real, 0, keep_dims=True)
-                total_i += tl.sum(imag, 0, keep_dims=True)
-            else:
-                _store(d_a, t * N + channel, inside, real, imag, COMPLEX, ALIGN)
-    if SUM and d_a is not None:
-        _store(d_a, channel, here, total, total_i, COMPLEX)
-    if d_h is not None:
-        a_first, ai_first = _load(a, a_at, here, COMPLEX, WIDE)
-        forgets = tl.load(start + row * start_b, row < B, other=1) != 0
-        if COMPLEX:
-            real, imag = a_first * g + ai_first * gi, a_first * gi - ai_first * g
-        else:
-            real = a_first * g
-            imag = real
-        _store(d_h, channel, here, tl.where(forgets, 0.0, real), tl.where(forgets, 0.0, imag), COMPLEX)
-
-
-@triton.jit
-def _block(B, D, R: tl.constexpr, C: tl.constexpr):
-    """Return the rows (R, 1) and the columns (1, C) of a program, and which of them there are."""
-    across = tl.cdiv(D, C)
-    row = (tl.program_id(0) // across).to(tl.int64) * R + tl.arange(0, R)[:, None]
-    column = (tl.program_id(0) % across).to(tl.int64) * C + tl.arange(0, C)[None, :]
-    return row, column, (row < B) & (column < D)
 
 
 @triton.jit
@@ -260,6 +195,73 @@ def _forward_steps(
         _store(y, t * N + channel, here, state, state_i, COMPLEX)
         a_now, ai_now, b_now, bi_now, starts = a_next, ai_next, b_next, bi_next, starts_next
     _store(last, channel, here, state, state_i, COMPLEX)
+
+
+@triton.jit
+def _backward_tiles(
+    a, h, start, y, d_y, d_last, d_a, d_b, d_h,
+    T, B, D, a_t, a_b, a_d, y_t, y_b, y_d, start_t, start_b,
+    J: tl.constexpr, R: tl.constexpr, C: tl.constexpr, SINGLE: tl.constexpr, SUM: tl.constexpr,
+    COMPLEX: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """Walk back in tiles: g[t] = d_y[t] + conj(a[t+1]) g[t+1], and 0 in place of g[t+1] at a start.
+
+    With SUM, the gradient to `a` is added up over time, for an `a` that is the same at every step.
+    """
+    row, column, here = _block(B, D, R, C)
+    row, column, here = row[None, :, :], column[None, :, :], here[None, :, :]
+    there = tl.minimum(row, B - 1)
+    zero = tl.zeros([1, 1, 1], tl.int64)
+    channel, N = row * D + column, (zero + B) * D
+    a_at, d_at = row * a_b + column * a_d, row * y_b + column * y_d
+    if d_last is not None:
+        g, gi = _load(d_last, channel, here, COMPLEX, WIDE)
+    else:
+        g = tl.zeros([1, R, C], WIDE)
+        gi = g
+    h_real, h_imag = _load(h, channel, here, COMPLEX, WIDE)
+    total = tl.zeros([1, R, C], WIDE)
+    total_i = total
+    for first in range(0, T, J):
+        when = (T - 1 - first) - tl.arange(0, J).to(tl.int64)
+        t = when[:, None, None]
+        inside, follows, follows_h = (t >= 0) & here, (t >= 0) & (t < T - 1) & here, (t > 0) & here
+        a_next, ai_next = _load(a, (t + 1) * a_t + a_at, follows, COMPLEX, WIDE, SINGLE)
+        a_next = tl.where((t >= 0) & (t < T - 1), a_next, 1.0)
+        d_tile, di_tile = _load(d_y, t * y_t + d_at, inside, COMPLEX, WIDE, SINGLE)
+        starts_next = _starts(start, when + 1, there, start_t, start_b, (when >= 0) & (when < T - 1), J, R)
+        g_tile, gi_tile = _scan(starts_next, a_next, -ai_next, d_tile, di_tile, g, gi, COMPLEX)
+        _store(d_b, t * N + channel, inside, g_tile, gi_tile, COMPLEX, SINGLE)
+        g = _last(g_tile, J)
+        gi = _last(gi_tile, J) if COMPLEX else g
+        if d_a is not None:
+            starts = _starts(start, when, there, start_t, start_b, when >= 0, J, R)
+            before, before_i = _load(y, (t - 1) * N + channel, follows_h, COMPLEX, WIDE, SINGLE)
+            before = tl.where(t == 0, h_real, before)
+            if COMPLEX:
+                before_i = tl.where(t == 0, h_imag, before_i)
+                real, imag = before * g_tile + before_i * gi_tile, before * gi_tile - before_i * g_tile
+            else:
+                real = before * g_tile
+                imag = real
+            counts = (starts == 0) & inside
+            real, imag = tl.where(counts, real, 0.0), tl.where(counts, imag, 0.0)
+            if SUM:
+                total += tl.sum(real, 0, keep_dims=True)
+                total_i += tl.sum(imag, 0, keep_dims=True)
+            else:
+                _store(d_a, t * N + channel, inside, real, imag, COMPLEX, SINGLE)
+    if SUM and d_a is not None:
+        _store(d_a, channel, here, total, total_i, COMPLEX)
+    if d_h is not None:
+        a_first, ai_first = _load(a, a_at, here, COMPLEX, WIDE)
+        forgets = tl.load(start + row * start_b, row < B, other=1) != 0
+        if COMPLEX:
+            real, imag = a_first * g + ai_first * gi, a_first * gi - ai_first * g
+        else:
+            real = a_first * g
+            imag = real
+        _store(d_h, channel, here, tl.where(forgets, 0.0, real), tl.where(forgets, 0.0, imag), COMPLEX)
 
 
 @triton.jit
@@ -330,22 +332,24 @@ class Walk(NamedTuple):
     warps: int
     single: bool = False
     """Lanes own one column each, not as many as one load takes."""
-    stages: int = 1
 
 
-MANY = 1 << 17
+MANY = 1 << 19
 """From this many channels on, one step at a time keeps a GPU's memory busy."""
 
 
 def walk(steps: int, batch: int, width: int, size: int) -> Walk:
     """Choose by the sizes, and the bytes of a number."""
-    if batch * width >= MANY:
-        lanes = 64 * max(1, 16 // size)
-        columns = min(lanes, triton.next_power_of_2(width))
-        return Walk(lanes // columns, columns, 1, 2)
+    channels = batch * width
+    if channels >= MANY or steps == 1:
+        most, warps = {2: (256, 1), 4: (256, 2)}.get(size, (64, 2))
+        columns = min(most, triton.next_power_of_2(width))
+        return Walk(most // columns, columns, 1, warps)
     columns = min(32, triton.next_power_of_2(width))
     rows = min(32 // columns, triton.next_power_of_2(batch))
-    return Walk(rows, columns, min(16, triton.next_power_of_2(steps)), 1, True)
+    # The fewer the channels, the more of a program's time is waiting: it asks for more at once, as registers allow.
+    most = 32 if channels <= 1 << 13 and size <= 4 else 16
+    return Walk(rows, columns, min(most, triton.next_power_of_2(steps)), 1, True)
 
 
 def forward(a_TBD: Tensor, b_TBD: Tensor, h_BD: Tensor, start_TB: Tensor) -> tuple[Tensor, Tensor]:
@@ -361,11 +365,11 @@ def forward(a_TBD: Tensor, b_TBD: Tensor, h_BD: Tensor, start_TB: Tensor) -> tup
     by = walk(steps, batch, width, b_TBD.element_size())
     grid = (triton.cdiv(batch, by.rows) * triton.cdiv(width, by.columns),)
     block = {"R": by.rows, "C": by.columns, "num_warps": by.warps}
-    tile = {"STAGES": by.stages, "ALIGN": b_TBD.element_size() if by.single else 0}
+    tile = {"J": by.steps, "SINGLE": by.single}
     if by.steps == 1:
         _forward_steps[grid](*tensors, steps, batch, width, *strides, **block, **kind)
     else:
-        _forward[grid](*tensors, steps, batch, width, *strides, J=by.steps, **tile, **block, **kind)
+        _forward_tiles[grid](*tensors, steps, batch, width, *strides, **tile, **block, **kind)
     return y_TBD, last_BD
 
 
@@ -400,11 +404,11 @@ def backward(
         by = walk(steps, batch, width, y_TBD.element_size())
         grid = (triton.cdiv(batch, by.rows) * triton.cdiv(width, by.columns),)
         block = {"R": by.rows, "C": by.columns, "num_warps": by.warps}
-        tile = {"STAGES": by.stages, "ALIGN": y_TBD.element_size() if by.single else 0}
+        tile = {"J": by.steps, "SINGLE": by.single}
         if by.steps == 1:
             _backward_steps[grid](*tensors, steps, batch, width, *strides, **block, **kind)
         else:
-            _backward[grid](*tensors, steps, batch, width, *strides, J=by.steps, **tile, **block, **kind)
+            _backward_tiles[grid](*tensors, steps, batch, width, *strides, **tile, **block, **kind)
     if d_a is not None:
         d_a = d_a.sum_to_size(a_TBD.shape).to(a_TBD.dtype)
     return d_a, d_b_TBD, d_h_BD

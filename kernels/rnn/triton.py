@@ -6,7 +6,8 @@ gradients of weights and inputs are products of that buffer again.
 
 A program takes a block of rows and some units of a head through all steps. What it hears from the units of the step
 before it reads back from the outputs, and the recurrent weights come from the cache on the chip. Where several programs
-share the units of a head, they wait for each other once a step.
+share the units of a head, they wait for each other once a step: on a GPU of NVIDIA that is one launch of programs that
+all run at once, and rows beyond those wait for the next.
 
 Shapes: T time, B rows, D input features, H hidden units, N heads, K = H / N units of a head, G gates, C columns of the
 buffer for each unit, S parts of the state.
@@ -14,6 +15,7 @@ buffer for each unit, S parts of the state.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -47,6 +49,20 @@ class Cell(NamedTuple):
 CELLS = {"elman": Cell(1, 1, 1, 0), "gru": Cell(3, 4, 1, 0), "lstm": Cell(4, 4, 2, 1), "slstm": Cell(4, 4, 4, 3)}
 
 
+def in_order(
+    cell: str, dtype: torch.dtype, input_weight: Tensor, bias: Tensor, recurrent_bias: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return input weights and biases (C, H) in the types and the order of the kernels.
+
+    Of a GRU n comes first, and what n hears last: so what comes from the inputs is in one piece, and what is heard.
+    """
+    if recurrent_bias is not None:
+        units = len(recurrent_bias)
+        input_weight = input_weight.to(dtype).roll(units, 0)
+        bias = torch.cat([bias[-units:], bias[:-units], recurrent_bias])
+    return input_weight.to(dtype), bias.float().contiguous().view(CELLS[cell].columns, -1)
+
+
 def forward(
     cell: str,
     x_TBD: Tensor,
@@ -70,16 +86,12 @@ def forward(
     rows = buffer.view(time * batch, -1)[:, : len(input_weight)]
     torch.mm(x_TBD.reshape(-1, width), input_weight.t(), out=rows)
     y_TBH = x_TBD.new_empty(time + 1, batch, hidden)
-    y_TBH[0] = state_SBH[0]
     saved = x_TBD.new_empty(kind.saved if save else 0, time + 1, batch, hidden)
-    for part, first in zip(saved[:2], state_SBH[1:], strict=False):
-        part[0] = first
     last_SBH = torch.empty_like(state_SBH)
     weight_NGKK = recurrent_GNKK.transpose(0, 1).contiguous()
-    cut = plan(True, batch, heads, units, x_TBD.element_size(), x_TBD.device)
+    cut = plan(cell, True, batch, heads, units, kind.gates, x_TBD.element_size(), precision, x_TBD.device)
     tensors = (buffer, y_TBH, saved, weight_NGKK, bias_CH, start_TB, state_SBH, last_SBH)
-    options = {"CELL": cell, "SAVE": save, "PRECISION": precision}
-    _launch(rnn_forward_kernel, cut, tensors, recurrent_GNKK, start_TB, **options)
+    _launch(rnn_forward_kernel, cut, tensors, heads, units, start_TB, CELL=cell, SAVE=save, PRECISION=precision)
     return y_TBH, last_SBH, buffer, saved
 
 
@@ -102,26 +114,30 @@ def backward(
         The gradients of inputs, input weights, biases (C H,), recurrent weights and first state.
     """
     (time, batch, width), (gates, heads, units, _) = x_TBD.shape, recurrent_GNKK.shape
-    d_first_SBH = torch.empty_like(d_last_SBH)
+    cut = plan(cell, False, batch, heads, units, gates, x_TBD.element_size(), precision, x_TBD.device)
+    d_first_SBH, before_TBH = torch.empty_like(d_last_SBH), torch.empty_like(y_TBH[1:])
+    d_bias = d_first_SBH.new_empty(-(-batch // cut.rows), CELLS[cell].columns * heads * units)
     weight_NKGK = recurrent_GNKK.permute(1, 3, 0, 2).contiguous()
-    cut = plan(False, batch, heads, units, x_TBD.element_size(), x_TBD.device)
-    tensors = (buffer, y_TBH, saved, weight_NKGK, start_TB, d_y_TBH, d_last_SBH, d_first_SBH)
-    _launch(rnn_backward_kernel, cut, tensors, recurrent_GNKK, start_TB, CELL=cell, PRECISION=precision)
+    tensors = (buffer, y_TBH, saved, weight_NKGK, start_TB, d_y_TBH, d_last_SBH, d_first_SBH, d_bias, before_TBH)
+    _launch(rnn_backward_kernel, cut, tensors, heads, units, start_TB, CELL=cell, PRECISION=precision)
 
-    d_rows = buffer.view(time * batch, -1)
-    d_bias = d_rows.sum(0, dtype=torch.float32)
+    d_rows, before = buffer.view(time * batch, -1), before_TBH.view(time * batch, -1)
     of_input, of_hidden = d_rows[:, : len(input_weight)], d_rows[:, -gates * heads * units :]
-    before = torch.where(start_TB[..., None] != 0, 0.0, y_TBH[:-1]).view(time * batch, -1)
-    if heads == 1:
-        d_recurrent_GNKK = _mm(of_hidden.t(), before).view(gates, 1, units, units)
-    else:
-        of_hidden_GNKR = of_hidden.view(-1, gates, heads, units).permute(1, 2, 3, 0)
-        before_NRK = before.view(-1, heads, units).transpose(0, 1)
-        d_recurrent_GNKK = torch.stack([_mm(of_gate_NKR, before_NRK) for of_gate_NKR in of_hidden_GNKR])
-    del before
+    d_recurrent_GNKK = _recurrent_gradient(of_hidden, before, gates, heads)
+    del tensors, before, before_TBH  # the gradient of the inputs may take its place
     d_weight = _mm(of_input.t(), x_TBD.reshape(-1, width))
     d_x_TBD = (of_input @ input_weight).view(time, batch, width)
-    return d_x_TBD, d_weight, d_bias, d_recurrent_GNKK, d_first_SBH
+    return d_x_TBD, d_weight, d_bias.sum(0), d_recurrent_GNKK, d_first_SBH
+
+
+def _recurrent_gradient(of_hidden: Tensor, before: Tensor, gates: int, heads: int) -> Tensor:
+    """Return (G, N, K, K) from the gradients of the gates (T B, G H), and the units that they heard (T B, H)."""
+    units = before.shape[1] // heads
+    if heads == 1:
+        return _mm(of_hidden.t(), before).view(gates, 1, units, units)
+    of_hidden_GNKR = of_hidden.view(-1, gates, heads, units).permute(1, 2, 3, 0)
+    before_NRK = before.view(-1, heads, units).transpose(0, 1)
+    return torch.stack([_mm(of_gate_NKR, before_NRK) for of_gate_NKR in of_hidden_GNKR])
 
 
 def _mm(left: Tensor, right: Tensor) -> Tensor:
@@ -133,9 +149,15 @@ def _mm(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _launch(
-    kernel: Any, cut: Plan, tensors: tuple[Tensor, ...], recurrent_GNKK: Tensor, start_TB: Tensor, **options: Any
+    kernel: Any,
+    cut: Plan,
+    tensors: tuple[Tensor, ...],
+    heads: int,
+    units: int,
+    start_TB: Tensor,
+    **options: Any,
 ) -> None:
-    (_, heads, units, _), (time, batch) = recurrent_GNKK.shape, start_TB.shape
+    time, batch = start_TB.shape
     splits, groups = -(-units // cut.units), -(-batch // cut.rows) * heads
     options |= {"HEADS": heads, "UNITS": units, "SPLITS": splits}
     options |= {"BLOCK_B": cut.rows, "BLOCK_U": cut.units, "BLOCK_K": cut.keys, "EARLY": cut.early}
@@ -153,21 +175,27 @@ def _launch(
 
 
 HELD: dict[Any, int] = {}
+"""Programs that a device can run at once, by kernel, types, device and options."""
 
 
 def _held(kernel: Any, tensors: tuple[Tensor, ...], device: torch.device, options: tuple[tuple[str, Any], ...]) -> int:
-    """Return how many programs of a kernel the device can run at once."""
-    name = (id(kernel), tensors[0].dtype, device, options)
+    name = (kernel.fn, tensors[0].dtype, device, options)
     if name not in HELD:
         made = kernel.warmup(*tensors, 16, 16, 0, grid=(1, 1, 1), **dict(options))
         made._init_handles()
-        has = torch.cuda.get_device_properties(device)
-        threads = made.metadata.num_warps * 32
-        by_registers = getattr(has, "regs_per_multiprocessor", 65536) // (threads * (-(-made.n_regs // 8) * 8))
+        has, warps = torch.cuda.get_device_properties(device), made.metadata.num_warps
+        # A quarter of the registers for a quarter of the warps; a warp gets them by 256.
+        registers = getattr(has, "regs_per_multiprocessor", 65536) // 4
+        by_registers = registers // (-(-made.n_regs // 8) * 256) * 4 // warps
         by_memory = has.shared_memory_per_multiprocessor // (made.metadata.shared + 1024)
-        by_threads = has.max_threads_per_multi_processor // threads
+        by_threads = has.max_threads_per_multi_processor // (32 * warps)
         HELD[name] = has.multi_processor_count * min(by_registers, by_memory, by_threads)
     return HELD[name]
+
+
+def _types_as_they_are(device: str) -> AbstractContextManager[Any]:
+    """Return a context in which autocast changes no types; it costs time, so there is none where none is needed."""
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 class _RNN(torch.autograd.Function):
@@ -178,50 +206,75 @@ class _RNN(torch.autograd.Function):
         ctx: Any,
         cell: str,
         recompute: bool,
+        dtype: torch.dtype,
         start_TB: Tensor,
         x_TBD: Tensor,
         input_weight: Tensor,
-        bias_CH: Tensor,
+        bias: Tensor,
         recurrent_GNKK: Tensor,
-        state_SBH: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+        recurrent_bias: Tensor | None,
+        *states: Tensor,
+    ) -> tuple[Tensor, ...]:
         precision = "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
         precision = "ieee" if interpreted() else precision
         save = any(ctx.needs_input_grad)
-        given = (cell, x_TBD, input_weight, bias_CH, recurrent_GNKK, start_TB, state_SBH, precision)
-        with torch.autocast(x_TBD.device.type, enabled=False):
+        with _types_as_they_are(x_TBD.device.type):
+            weight, bias_CH = in_order(cell, dtype, input_weight, bias, recurrent_bias)
+            parts = [part.float() for part in states]
+            state_SBH = torch.stack(parts) if len(parts) > 1 else parts[0].contiguous()[None]
+            given = (cell, x_TBD.to(dtype), weight, bias_CH, recurrent_GNKK.to(dtype), start_TB, state_SBH, precision)
             y_TBH, last_SBH, *kept = forward(*given, save and not recompute)
+        ctx.set_materialize_grads(False)
         ctx.cell, ctx.precision = cell, precision
+        ctx.types = [part.dtype for part in (x_TBD, input_weight, bias, recurrent_GNKK, *states)]
         # Not saved tensors: the backward overwrites them, and a second backward makes them again.
         ctx.kept = kept if save and not recompute else None
-        ctx.save_for_backward(x_TBD, input_weight, bias_CH, recurrent_GNKK, start_TB, state_SBH, y_TBH)
-        return y_TBH[1:], last_SBH
+        ctx.save_for_backward(*given[1:7], y_TBH)
+        return y_TBH[1:], *(last_SBH[k].to(first.dtype) for k, first in enumerate(states))
 
     @staticmethod
-    def backward(ctx: Any, d_y_TBH: Tensor, d_last_SBH: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, d_y_TBH: Tensor | None, *d_last: Tensor | None) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "rnn: backend 'triton' is not twice differentiable (create_graph); use backend 'reference'"
             )
-        x_TBD, input_weight, bias_CH, recurrent_GNKK, start_TB, state_SBH, y_TBH = ctx.saved_tensors
-        given = (ctx.cell, x_TBD, input_weight, bias_CH, recurrent_GNKK, start_TB, state_SBH, ctx.precision)
-        with torch.autocast(x_TBD.device.type, enabled=False):
-            buffer, saved = ctx.kept or forward(*given, True)[2:]
-            ctx.kept = None
-            d_x, d_weight, d_bias, d_recurrent, d_first = backward(
+        x_TBD, weight, bias_CH, recurrent_GNKK, start_TB, state_SBH, y_TBH = ctx.saved_tensors
+        with _types_as_they_are(x_TBD.device.type):
+            kept, ctx.kept = ctx.kept, None
+            if kept is None:
+                given = (ctx.cell, x_TBD, weight, bias_CH, recurrent_GNKK, start_TB, state_SBH, ctx.precision)
+                kept = forward(*given, True)[2:]
+            buffer, saved = kept
+            d_y_TBH = torch.zeros_like(y_TBH[1:]) if d_y_TBH is None else d_y_TBH.to(y_TBH.dtype).contiguous()
+            d_last_SBH = torch.zeros_like(state_SBH)
+            for k, gradient in enumerate(d_last):
+                if gradient is not None:
+                    d_last_SBH[k] = gradient
+            d_x_TBD, d_weight, d_bias, d_recurrent_GNKK, d_first_SBH = backward(
                 ctx.cell,
                 x_TBD,
-                input_weight,
+                weight,
                 recurrent_GNKK,
                 start_TB,
                 y_TBH,
                 buffer,
                 saved,
-                d_y_TBH.contiguous(),
-                d_last_SBH.contiguous(),
+                d_y_TBH,
+                d_last_SBH,
                 ctx.precision,
             )
-        return None, None, None, d_x, d_weight, d_bias.view_as(bias_CH), d_recurrent, d_first
+            d_recurrent_bias = None
+            if ctx.cell == "gru":
+                units = bias_CH.shape[1]
+                d_weight, d_recurrent_bias = d_weight.roll(-units, 0), d_bias[-units:]
+                d_bias = torch.cat([d_bias[units:-units], d_bias[:units]])
+        gradients = (d_x_TBD, d_weight, d_bias, d_recurrent_GNKK, *d_first_SBH)
+        d_x_TBD, d_weight, d_bias, d_recurrent_GNKK, *d_first = (
+            gradient.to(kind) for gradient, kind in zip(gradients, ctx.types, strict=True)
+        )
+        if d_recurrent_bias is not None:
+            d_recurrent_bias = d_recurrent_bias.to(d_bias.dtype)
+        return None, None, None, None, d_x_TBD, d_weight, d_bias, d_recurrent_GNKK, d_recurrent_bias, *d_first
 
 
 def _run(
@@ -230,20 +283,17 @@ def _run(
     input_weight: Tensor,
     bias: Tensor,
     recurrent_GNKK: Tensor,
-    start_TB: Tensor,
+    recurrent_bias: Tensor | None,
     states: tuple[Tensor, ...],
+    start_TB: Tensor,
     recompute: bool,
 ) -> tuple[Tensor, ...]:
-    """Bring everything into the types and the order of the kernels."""
     device = x_TBD.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_TBD.dtype
-    bias_CH = bias.float().view(CELLS[cell].columns, -1).contiguous()
-    state_SBH = torch.stack([part.float() for part in states])
     start_TB = start_TB.contiguous().view(torch.uint8)
-    y_TBH, last_SBH = _RNN.apply(
-        cell, recompute, start_TB, x_TBD.to(dtype), input_weight.to(dtype), bias_CH, recurrent_GNKK.to(dtype), state_SBH
-    )
-    return y_TBH, *(part.to(first.dtype) for part, first in zip(last_SBH.unbind(), states, strict=True))
+    given = (cell, recompute, dtype, start_TB, x_TBD, input_weight, bias, recurrent_GNKK, recurrent_bias, *states)
+    results: tuple[Tensor, ...] = _RNN.apply(*given)
+    return results
 
 
 def lstm(
@@ -255,11 +305,10 @@ def lstm(
     cell_BH: Tensor,
     start_TB: Tensor,
     recompute: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """Run the kernels; see `mnemic.kernels.rnn.lstm`."""
     states = (hidden_BH, cell_BH)
-    y_TBH, hidden_BH, cell_BH = _run("lstm", x_TBD, input_weight, bias, recurrent_GNKK, start_TB, states, recompute)
-    return y_TBH, hidden_BH, cell_BH
+    return _run("lstm", x_TBD, input_weight, bias, recurrent_GNKK, None, states, start_TB, recompute)
 
 
 def gru(
@@ -271,13 +320,9 @@ def gru(
     hidden_BH: Tensor,
     start_TB: Tensor,
     recompute: bool = False,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """Run the kernels; see `mnemic.kernels.rnn.gru`."""
-    # The buffer has n first, and at the end what n hears: so what comes from inputs and from units is in one piece.
-    input_weight = input_weight.view(3, -1, input_weight.shape[1]).roll(1, 0).flatten(0, 1)
-    bias = torch.cat([bias.view(3, -1).roll(1, 0).flatten(), recurrent_bias])
-    y_TBH, hidden_BH = _run("gru", x_TBD, input_weight, bias, recurrent_GNKK, start_TB, (hidden_BH,), recompute)
-    return y_TBH, hidden_BH
+    return _run("gru", x_TBD, input_weight, bias, recurrent_GNKK, recurrent_bias, (hidden_BH,), start_TB, recompute)
 
 
 def slstm(
@@ -291,13 +336,10 @@ def slstm(
     stabiliser_BH: Tensor,
     start_TB: Tensor,
     recompute: bool = False,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """Run the kernels; see `mnemic.kernels.rnn.slstm`."""
     states = (hidden_BH, cell_BH, normaliser_BH, stabiliser_BH)
-    y_TBH, hidden_BH, cell_BH, normaliser_BH, stabiliser_BH = _run(
-        "slstm", x_TBD, input_weight, bias, recurrent_GNKK, start_TB, states, recompute
-    )
-    return y_TBH, hidden_BH, cell_BH, normaliser_BH, stabiliser_BH
+    return _run("slstm", x_TBD, input_weight, bias, recurrent_GNKK, None, states, start_TB, recompute)
 
 
 def elman(
@@ -308,7 +350,6 @@ def elman(
     hidden_BH: Tensor,
     start_TB: Tensor,
     recompute: bool = False,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """Run the kernels; see `mnemic.kernels.rnn.elman`."""
-    y_TBH, hidden_BH = _run("elman", x_TBD, input_weight, bias, recurrent_GNKK, start_TB, (hidden_BH,), recompute)
-    return y_TBH, hidden_BH
+    return _run("elman", x_TBD, input_weight, bias, recurrent_GNKK, None, (hidden_BH,), start_TB, recompute)

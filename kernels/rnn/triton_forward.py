@@ -131,7 +131,7 @@ def rnn_forward_kernel(
     first_ptr += base * WIDTH + head * UNITS
     last_ptr += base * WIDTH + head * UNITS
     y_ptr += base * WIDTH + head * UNITS
-    saved_ptr += step + base * WIDTH + head * UNITS
+    saved_ptr += base * WIDTH + head * UNITS
     gates_ptr += base * (COLUMNS * WIDTH) + head * UNITS
     weight_ptr += head * (GATES * UNITS * UNITS)
     start_ptr += base
@@ -150,13 +150,21 @@ def rnn_forward_kernel(
     if CELL == "slstm":
         n = tl.load(first_ptr + 2 * step + state_at, own, 0.0)
         m = tl.load(first_ptr + 3 * step + state_at, own, 0.0)
+    part = (time + 1) * step
+    tl.store(y_ptr + state_at, h.to(y_ptr.dtype.element_ty), own)
+    if SPLITS > 1:
+        arrive(counter_ptr)
+    if SAVE and (CELL == "lstm" or CELL == "slstm"):
+        tl.store(saved_ptr + state_at, c.to(saved_ptr.dtype.element_ty), own)
+    if SAVE and CELL == "slstm":
+        tl.store(saved_ptr + part + state_at, n.to(saved_ptr.dtype.element_ty), own)
 
     for t in range(time):
         started = (tl.load(start_ptr + row, row_in, 0) != 0)[:, None]
         if EARLY:
             x_0, x_1, x_2, x_3 = load_columns(gates_ptr, gates_at, own, WIDTH, GATES)
         if SPLITS > 1:
-            wait(counter_ptr, SPLITS * t)
+            wait(counter_ptr, SPLITS * (t + 1))
         else:
             tl.debug_barrier()
 
@@ -215,8 +223,10 @@ def rnn_forward_kernel(
             n = tl.maximum(f * n + i, 1.0)
             h = o * c / n
 
+        y_ptr += step
+        saved_ptr += step
         # What the others wait for goes first.
-        tl.store(y_ptr + step + state_at, h.to(y_ptr.dtype.element_ty), own)
+        tl.store(y_ptr + state_at, h.to(y_ptr.dtype.element_ty), own)
         if SPLITS > 1:
             arrive(counter_ptr)
         if SAVE:
@@ -227,12 +237,9 @@ def rnn_forward_kernel(
                 tl.store(saved_ptr + state_at, c.to(saved_ptr.dtype.element_ty), own)
             if CELL == "slstm":
                 store_columns(gates_ptr, gates_at, own, i, hold, g, o, WIDTH)
-                part = (time + 1) * step
                 tl.store(saved_ptr + state_at, c.to(saved_ptr.dtype.element_ty), own)
                 tl.store(saved_ptr + part + state_at, n.to(saved_ptr.dtype.element_ty), own)
                 tl.store(saved_ptr + 2 * part + state_at, f.to(saved_ptr.dtype.element_ty), own)
-        y_ptr += step
-        saved_ptr += step
         gates_ptr += step * COLUMNS
         start_ptr += batch
 

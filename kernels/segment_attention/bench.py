@@ -17,7 +17,9 @@ from . import OP, Seen, attention
 CHECKED = 4
 """Rows that are compared with the definition."""
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
-"""Relative to the largest number compared; products of float32 must not be rounded to less (`highest`)."""
+"""Relative to the largest number compared."""
+ROUNDED = 5e-3
+"""The same where products of float32 may be rounded to less."""
 
 
 Leaves = tuple[Tensor, Tensor]
@@ -42,12 +44,11 @@ def sizes(device: torch.device, *, quick: bool) -> Iterator[Size]:
         if not quick:
             yield Size(64, 4, 64, 128, 16, torch.float32)
         return
-    shapes = [(512, 8, 66, 146, 32), (128, 8, 64, 576, 32)]
+    yield Size(512, 8, 66, 146, 32, torch.bfloat16)
+    yield Size(512, 8, 66, 146, 32, torch.float32)
     if not quick:
-        shapes += [(64, 8, 128, 640, 64), (32, 8, 512, 1024, 32), (16, 4, 512, 2560, 128)]
-    for dtype in (torch.bfloat16, torch.float32):
-        for shape in shapes:
-            yield Size(*shape, dtype)
+        yield Size(128, 8, 64, 576, 32, torch.bfloat16)
+        yield Size(32, 8, 512, 1024, 64, torch.bfloat16)
 
 
 def cases(device: torch.device, *, quick: bool) -> Iterator[Case]:
@@ -69,13 +70,16 @@ def cases(device: torch.device, *, quick: bool) -> Iterator[Case]:
         words = f"B={rows} H={heads} T={steps} N={keys} K={width}, {str(dtype).removeprefix('torch.')}"
         for passes in ("forward", "forward and backward"):
             both = passes != "forward"
-            names = [name for name in OP.backends if not OP.refusal(name, query_BHTK, width=width)]
+            names = [name for name in OP.backends if name != "flex" and not OP.refusal(name, query_BHTK, width=width)]
             ours = {name: _run(name, leaves, seen, d_out_BHTK if both else None) for name in names}
             check = _check(names, leaves, seen, d_out_BHTK)
+            # It compiles for ten seconds a size and pass, so it is measured once.
+            peer = not quick and both and keys == 576 and device.type == "cuda"
+            peers = {"flex_attention": _run("flex", leaves, seen, d_out_BHTK)} if peer else {}
             # Two products forward; backward five, of which one is the first again.
             flops = (14 if both else 4) * pairs * width
             bytes_ = numbers * dtype.itemsize * (3 if both else 1)
-            yield Case("segment_attention", f"{passes}, {words}", ours, check, {}, bytes_, flops)
+            yield Case("segment_attention", f"{passes}, {words}", ours, check, peers, bytes_, flops)
 
 
 def _run(name: str, leaves: Leaves, seen: Seen, d_out_BHTK: Tensor | None) -> Run:
@@ -99,7 +103,8 @@ def _check(names: list[str], leaves: Leaves, seen: Seen, d_out_BHTK: Tensor) -> 
             got = _all((some[0].requires_grad_(), some[1].requires_grad_()), few, d_out_BHTK[:CHECKED], name)
             for what, a, b in zip(("out", "d_query", "d_kv"), got, want, strict=True):
                 worst = float((a.double() - b).detach().abs().max() / b.detach().abs().max())
-                if not worst <= TOLERANCE[a.dtype]:
+                exact_products = a.dtype != torch.float32 or torch.get_float32_matmul_precision() == "highest"
+                if not worst <= (TOLERANCE[a.dtype] if exact_products else ROUNDED):
                     raise AssertionError(f"{name}: {what} is off by {worst:.1e} of the largest number")
 
     return check

@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.attention.bias import causal_lower_right
 
 from .reference import Seen, causal
 
@@ -22,10 +21,6 @@ def attention(
     """Return what `reference.attention` returns; the sink is one more key that all see."""
     key_BHNK, value_BHNK = kv_B2HNK.to(query_BHTK.dtype).unbind(1)
     steps, keys = query_BHTK.shape[2], key_BHNK.shape[2]
-    if seen is None and sink is None and query_BHTK.is_cuda:
-        return F.scaled_dot_product_attention(
-            query_BHTK, key_BHNK, value_BHNK, attn_mask=causal_lower_right(steps, keys)
-        )
     mask_BTN = causal(steps, keys, query_BHTK.device) if seen is None else seen.mask()
     if sink is not None:
         batch = len(key_BHNK)

@@ -279,13 +279,13 @@ MANY = 1 << 18
 """From this many numbers on, one step at a time keeps a GPU's memory busy."""
 
 
-def walk(steps: int, rows: int, width: int) -> Walk:
-    """Choose by the sizes."""
+def walk(steps: int, rows: int, width: int, size: int) -> Walk:
+    """Choose by the sizes, and the bytes of a number of what each step says."""
     columns = triton.next_power_of_2(width)
     if rows * columns >= MANY or steps == 1 or columns > 256:
-        # As many numbers per lane as one load takes of float32, where that leaves work for a whole GPU.
-        vector = 4 if rows * columns >= MANY else 1
-        warps = 2 if columns <= 512 else 8
+        # As many numbers per lane as one load takes, where that leaves work for a whole GPU.
+        vector = max(1, 16 // size) if rows * columns >= MANY else 1
+        warps = 8 if columns > 512 else 1 if size == 4 and vector > 1 else 2
         taken = max(1, min(32 * warps * vector // columns, triton.next_power_of_2(rows)))
         return Walk(1, taken, columns, warps)
     return Walk(min(16, triton.next_power_of_2(steps)), 1, columns, 1)
@@ -303,7 +303,7 @@ def forward(
     tops, totals = (
         torch.empty(score_TBH.shape, dtype=wide, device=score_TBH.device) if save else None for _ in range(2)
     )
-    by = walk(steps, batch * heads, width)
+    by = walk(steps, batch * heads, width, value_TBHK.element_size())
     kernel, block = (_forward_steps, {"R": by.rows}) if by.steps == 1 else (_forward_tiles, {"J": by.steps})
     kernel[(triton.cdiv(batch * heads, by.rows),)](
         score_TBH, value_TBHK, *sums, start_TB.view(torch.uint8), mean_TBHK, tops, totals, *after,
@@ -340,7 +340,7 @@ class _SoftmaxScan(torch.autograd.Function):
         d_last = tuple(None if each is None else each.contiguous() for each in (d_total, d_weighted))
         found = [torch.empty_like(each) for each in (score, value, top, total, weighted)]
         steps, batch, heads, width = value.shape
-        by = walk(steps, batch * heads, width)
+        by = walk(steps, batch * heads, width, value.element_size())
         kernel, block = (_backward_steps, {"R": by.rows}) if by.steps == 1 else (_backward_tiles, {"J": by.steps})
         kernel[(triton.cdiv(batch * heads, by.rows),)](
             score, value, top, total, weighted, start.view(torch.uint8), mean, tops, totals, d_mean, *d_last, *found,

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from mnemic.agents.checkpoint import read
+from mnemic.cli import choices
 from mnemic.cli.main import main
 from mnemic.kernels.backend import OPS, prefer
 from mnemic.train.ppo import learn
@@ -122,6 +123,7 @@ def test_eval_prints_intervals_and_writes_each_time_anew(finished: Path, capsys)
 
 def test_trials_get_a_table_by_place_of_the_episode(tmp_path: Path, capsys) -> None:
     run, trial = tmp_path / "run", ["--env", "dark-key-to-door", "--env.trial-steps", "40", "--env.episode-steps", "10"]
+    trial += ["--memory", "lstm", "--device", "cpu"]
     assert main(["train", "--run", str(run), *trial, "--steps", "128", *TINY]) == 0
     assert "by place of the episode in its trial" in capsys.readouterr().out
     (file,) = run.glob("eval-*.json")
@@ -181,5 +183,13 @@ def test_named_kernels_run_are_said_and_are_kept(tmp_path: Path, capsys) -> None
 def test_a_kernel_that_cannot_run_is_refused_before_there_is_a_folder(tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.setattr(OPS["rnn"], "refusal", lambda name, like: "no luck" if name == "loop" else None)
     assert main(["train", "--run", str(tmp_path / "run"), "--kernels", "rnn=loop", *TINY]) == 2
-    assert "rnn: backend 'loop' cannot run here: no luck; what can: reference" in capsys.readouterr().err
+    assert "rnn: backend 'loop' cannot run here: no luck; what can: " in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_task_whose_recipe_needs_a_gpu_has_general_defaults_without_one(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choices.recipe_for("dark-key-to-door") is None
+    assert choices.recipe_for("endless-tmaze") is not None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choices.recipe_for("dark-key-to-door").device == "cuda"

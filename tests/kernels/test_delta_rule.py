@@ -13,7 +13,7 @@ from mnemic.kernels.delta_rule.reference import delta_rule as definition
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NAMES = ["query", "key", "value", "beta", "log_decay", "state"]
 # T, B, H, K, V: one step; less than a chunk; one; one and a bit; several, wider than a block of columns.
-SHAPES = [(1, 1, 1, 1, 1), (31, 2, 2, 5, 7), (32, 1, 1, 16, 16), (33, 2, 1, 17, 33), (70, 2, 2, 20, 72)]
+SHAPES = [(1, 1, 1, 1, 1), (15, 2, 2, 5, 7), (32, 1, 1, 16, 16), (33, 2, 1, 17, 33), (50, 2, 1, 20, 136)]
 RULES = {"linear": (False, 0), "gated": (False, 1), "delta": (True, 0), "gated delta": (True, 1)}
 BY_KEY = {"gated by key": (False, 2), "gated delta by key": (True, 2)}
 Inputs = dict[str, Tensor | None]
@@ -55,19 +55,32 @@ def run(parts: Inputs, start: Tensor, backend: str, since: int = 0) -> dict[str,
     return found | {f"d_{name}": gradient for name, gradient in zip(leaves, gradients, strict=True)}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("rule", RULES)
+def agree(close: Callable[[str, Tensor, Tensor], None], got: dict[str, Tensor], want: dict[str, Tensor]) -> None:
+    """Compare each result as a part of its largest number, in the type of the inputs.
+
+    A gradient is a sum of many terms: rounding is a part of the largest, not of each.
+    """
+    for name, part in want.items():
+        assert got[name].dtype == part.dtype
+        scale, dtype = part.abs().amax().clamp(min=1), want["y"].dtype
+        close(name, (got[name] / scale).to(dtype), (part / scale).to(dtype))
+
+
+@pytest.mark.parametrize(
+    ("rule", "shape", "dtype"),
+    [
+        *(("gated delta", shape, torch.float32) for shape in SHAPES),
+        *((rule, SHAPES[3], dtype) for rule in RULES for dtype in (torch.float32, torch.bfloat16)),
+        ("gated delta", SHAPES[4], torch.bfloat16),
+    ],
+    ids=str,
+)
 @pytest.mark.usefixtures("poison")
 def test_kernels_match_the_reference(
     rule: str, shape: tuple[int, ...], dtype: torch.dtype, close: Callable[[str, Tensor, Tensor], None]
 ) -> None:
     parts, start = inputs(shape, RULES[rule], dtype)
-    got, want = run(parts, start, "triton"), run(parts, start, "reference")
-    for name, part in want.items():
-        # A row of gradients is a sum of many terms: rounding is a part of the largest, not of each.
-        scale = part.abs().amax().clamp(min=1)
-        close(name, got[name] / scale, part / scale)
+    agree(close, run(parts, start, "triton"), run(parts, start, "reference"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
@@ -77,17 +90,12 @@ def test_chunks_match_the_reference(
     rule: str, shape: tuple[int, ...], dtype: torch.dtype, close: Callable[[str, Tensor, Tensor], None]
 ) -> None:
     parts, start = inputs(shape, (RULES | BY_KEY)[rule], dtype)
-    got, want = run(parts, start, "chunked"), run(parts, start, "reference")
-    for name, part in want.items():
-        scale = part.abs().amax().clamp(min=1)
-        close(name, got[name] / scale, part / scale)
+    agree(close, run(parts, start, "chunked"), run(parts, start, "reference"))
 
 
 def test_keys_are_cut_where_they_do_not_know_of_each_other(close: Callable[[str, Tensor, Tensor], None]) -> None:
     parts, start = inputs((20, 2, 1, 140, 4), RULES["gated"])
-    got, want = run(parts, start, "triton"), run(parts, start, "reference")
-    for name, part in want.items():
-        close(name, got[name], part)
+    agree(close, run(parts, start, "triton"), run(parts, start, "reference"))
 
 
 @pytest.mark.parametrize("backend", OP.backends)
@@ -95,14 +103,12 @@ def test_heads_cut_from_one_projection_need_no_copy(backend: str, close: Callabl
     parts, start = inputs((40, 2, 2, 8, 8), RULES["gated delta"])
     joint = torch.cat([part for name in NAMES[:3] if (part := parts[name]) is not None], -1)
     views: Inputs = parts | dict(zip(NAMES, joint.split(8, -1), strict=False))
-    got, want = run(views, start, backend), run(parts, start, "reference")
-    for name, part in want.items():
-        close(name, got[name], part)
+    agree(close, run(views, start, backend), run(parts, start, "reference"))
 
 
 @SILENT
 @pytest.mark.parametrize("backend", OP.backends)
-@pytest.mark.parametrize("past", [1e4, torch.inf, torch.nan])
+@pytest.mark.parametrize("past", [1e4, torch.nan])
 @pytest.mark.parametrize("at", [0, 1, 37])
 @pytest.mark.parametrize("rule", ["linear", "gated delta"])
 def test_a_start_leaves_no_trace_of_the_past(rule: str, at: int, past: float, backend: str) -> None:

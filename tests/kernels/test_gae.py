@@ -156,6 +156,21 @@ def test_no_gradient_runs_through_advantages(backend: str) -> None:
     assert not any(part.requires_grad for part in found)
 
 
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
+def test_it_can_be_captured_in_a_graph() -> None:
+    log_ratio, *rest = window(20, 64)
+    gae(*rest, 0.9, 0.9)
+    vtrace(log_ratio, *rest, 0.9)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = [gae(*rest, 0.9, 0.9), *vtrace(log_ratio, *rest, 0.9)]
+    for number in (log_ratio, *rest[:3]):
+        number.mul_(-0.5)
+    graph.replay()
+    for got, want in zip(results, [gae(*rest, 0.9, 0.9), *vtrace(log_ratio, *rest, 0.9)], strict=True):
+        assert torch.equal(got, want)
+
+
 def test_sizes_that_do_not_fit_are_refused() -> None:
     one, two = torch.zeros(4, 2), torch.zeros(4, 3)
     never = torch.zeros(4, 2, dtype=torch.bool)

@@ -9,8 +9,8 @@ from torch import Tensor
 from mnemic.kernels.linear_scan import linear_scan
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.complex64, torch.complex128]
-SHAPES = [(1, 1, 1), (7, 3, 5), (33, 2, 1), (4, 2, 18)]
+DTYPES = [torch.float32, torch.bfloat16, torch.complex64, torch.complex128, torch.float64]
+SHAPES = [(1, 1, 1), (7, 3, 5), (8, 2, 1), (4, 2, 9)]
 NAMES = ["y", "last", "d_a", "d_b", "d_h"]
 
 
@@ -24,8 +24,8 @@ def backend(request: Any, monkeypatch: pytest.MonkeyPatch) -> str:
         triton = pytest.importorskip("mnemic.kernels.linear_scan.triton")
         made = {
             "step": triton.Walk(rows=2, columns=4, steps=1, warps=1),
-            "row": triton.Walk(rows=1, columns=8, steps=4, warps=1, single=True),
-            "tile": triton.Walk(rows=2, columns=4, steps=8, warps=1),
+            "row": triton.Walk(rows=1, columns=4, steps=2, warps=1, single=True),
+            "tile": triton.Walk(rows=2, columns=4, steps=4, warps=1),
         }
         monkeypatch.setattr(triton, "walk", lambda *sizes: made[walk[0]])
     return str(name)
@@ -73,8 +73,11 @@ def test_a_system_that_turns_comes_back_after_a_circle() -> None:
 
 
 @pytest.mark.usefixtures("poison")
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [*((shape, dtype) for shape in SHAPES for dtype in DTYPES[:3]), *((SHAPES[1], dtype) for dtype in DTYPES[3:])],
+    ids=str,
+)
 def test_outputs_state_and_gradients(backend: str, shape: tuple[int, ...], dtype: torch.dtype, close: Any) -> None:
     leaves, start = inputs(shape, dtype)
     compare(close, run(leaves, start, backend), run(leaves, start, "reference"))
@@ -92,16 +95,16 @@ def test_mixed_types(backend: str, close: Any) -> None:
 
 @pytest.mark.usefixtures("poison")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
-@pytest.mark.parametrize("sizes", [(1, 1, 5), (1, 3, 5), (7, 1, 5), (7, 3, 1), (1, 1, 1)], ids=str)
+@pytest.mark.parametrize("sizes", [(1, 1, 3), (1, 2, 3), (5, 1, 3), (5, 2, 1), (1, 1, 1)], ids=str)
 def test_what_is_the_same_throughout(backend: str, sizes: tuple[int, ...], dtype: torch.dtype, close: Any) -> None:
     """Sizes of 1 and expanded tensors are one system, and its gradient is the sum over where it is used."""
-    (a, *others), start = inputs((7, 3, 5), dtype)
+    (a, *others), start = inputs((5, 2, 3), dtype)
     a = a[tuple(map(slice, sizes))].detach()
-    want = run([a.expand(7, 3, 5).clone(), *others], start, "reference")
+    want = run([a.expand(5, 2, 3).clone(), *others], start, "reference")
     want[2] = want[2].sum_to_size(sizes)
     compare(close, run([a, *others], start, backend), want)
     leaf = a.clone().requires_grad_()
-    y, last = linear_scan(leaf.expand(7, 3, 5), *others, start, backend)
+    y, last = linear_scan(leaf.expand(5, 2, 3), *others, start, backend)
     other = a.clone().requires_grad_()
     y_other, last_other = linear_scan(other, *others, start, backend)
     assert torch.equal(y, y_other)
@@ -129,7 +132,7 @@ def test_strides_of_all_kinds(backend: str, close: Any) -> None:
 @pytest.mark.parametrize("at", [0, 1, 6])
 def test_a_start_leaves_no_trace_of_the_past(backend: str, at: int, dtype: torch.dtype) -> None:
     """The same bits whatever came before, NaN included, and no gradient to it; what is kept at a start is not read."""
-    leaves, start = inputs((9, 2, 3), dtype)
+    leaves, start = inputs((8, 2, 2), dtype)
     start[at] = True
     want = run(leaves, start, backend, since=at)
     for past in (1e3, torch.nan):
@@ -154,6 +157,23 @@ def test_numbers_that_lie_far_apart(backend: str, close: Any) -> None:
         close(name, g, w)
 
 
+def captured(run: Any) -> Any:
+    """Capture a run in a CUDA graph; returns what replays it and gives what it gave."""
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = run()
+
+    def replay() -> Any:
+        graph.replay()
+        return results
+
+    return replay
+
+
 def test_only_the_gradients_that_are_asked_for(backend: str) -> None:
     (a, b, h), start = inputs((5, 2, 3), torch.float32)
     want = run([a, b, h], start, "reference")
@@ -164,6 +184,25 @@ def test_only_the_gradients_that_are_asked_for(backend: str) -> None:
         last.square().sum().backward()
         assert leaves[index].grad is not None, name
     assert len(want) == 5
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
+@pytest.mark.parametrize("shape", [(16, 4, 32), (4, 2048, 256)], ids=str)
+def test_it_can_be_captured_in_a_graph(shape: tuple[int, ...], close: Any) -> None:
+    leaves, start = inputs(shape, torch.float32)
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+
+    def both() -> list[Tensor]:
+        y, last = linear_scan(*leaves, start, "triton")
+        return [y, last, *torch.autograd.grad(y.square().sum() + last.sum(), leaves)]
+
+    replayed = captured(both)
+    with torch.no_grad():
+        for leaf in leaves:
+            leaf.mul_(0.5)
+        start.logical_not_()
+    for name, got, want in zip(NAMES, replayed(), both(), strict=True):
+        close(name, got, want)
 
 
 def test_sizes_that_do_not_fit_are_refused() -> None:

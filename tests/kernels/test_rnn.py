@@ -355,3 +355,18 @@ def test_a_step_of_many_rows_is_the_definition(
     for one, other in zip(got if kind == "lstm" else [got], want if kind == "lstm" else [want], strict=True):
         close("state", one, other.detach())
     assert not step.quick(x[0])  # with gradients, it is the definition
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(("dtype", "batch"), [(torch.float32, 2100), (torch.bfloat16, 4200)], ids=str)
+@pytest.mark.parametrize("kind", LOOPED)
+def test_triton_where_programs_wait_for_each_other(kind: str, batch: int, dtype: torch.dtype, close: Close) -> None:
+    given, start = on_device(leaves(kind, (4, batch, 8, 256, 1), torch.float32)), starts(4, batch, 0.2).to(DEVICE)
+    given["recurrent"] = (0.2 * given["recurrent"].detach()).requires_grad_()
+    rounded = {name: part.detach().to(dtype).requires_grad_() for name, part in given.items()}
+    precise = {name: part.detach().float().requires_grad_() for name, part in rounded.items()}
+    want = run(kind, precise, start, "reference")
+    for name, got in run(kind, rounded, start, "triton").items():
+        # Sums over many rows: the error is that of the largest.
+        size = want[name].abs().max().clamp(min=1.0)
+        close(name, (got / size).to(dtype), (want[name] / size).to(dtype))

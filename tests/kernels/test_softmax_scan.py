@@ -141,6 +141,32 @@ def test_a_memory_of_nan_is_forgotten(backend: str) -> None:
     assert not any(part.any() for part in torch.autograd.grad(mean.square().sum(), nan))
 
 
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
+@pytest.mark.parametrize("shape", [(16, 4, 2, 32), (4, 2048, 2, 64), (1, 64, 4, 16)], ids=str)
+def test_it_can_be_captured_in_a_graph(shape: tuple[int, int, int, int]) -> None:
+    score, value, sums, start = inputs(shape, torch.float32)
+    leaves = [leaf.detach().requires_grad_() for leaf in (score, value, *sums)]
+
+    def run() -> list[Tensor]:
+        mean, after = softmax_scan(leaves[0], leaves[1], Sums(*leaves[2:]), start, "triton")
+        return [mean, *after, *torch.autograd.grad(mean.square().sum() + after.total_BH.sum(), leaves)]
+
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = run()
+    with torch.no_grad():
+        leaves[0].mul_(0.5)
+        leaves[1].add_(1)
+        start.logical_not_()
+    graph.replay()
+    for got, want in zip(results, run(), strict=True):
+        torch.testing.assert_close(got, want)
+
+
 def test_an_unknown_backend_is_refused() -> None:
     score, value, sums, start = inputs((1, 1, 1, 1))
     with pytest.raises(ValueError, match="unknown backend 'cuda'; choose one of triton, loop, chunked, reference"):

@@ -91,4 +91,4 @@ def test_learning_with_the_kernels_is_learning_on_a_cpu(config: HeadsConfig, in_
     for got, want in zip(results[1], results[0], strict=True):
         if got is not None and want is not None:
             error = (got.cpu().double() - want.detach().double()).abs().max()
-            assert error <= (5e-2 if mixed else 1e-4) * want.abs().max().clamp(min=1e-3)
+            assert error <= (1e-1 if mixed else 1e-3) * want.abs().max().clamp(min=1e-3)

@@ -218,6 +218,30 @@ def test_a_learning_graph_learns_as_learn_does(toys, options):
         torch.testing.assert_close(weights[0][name], part, rtol=1e-5, atol=1e-6, msg=name)
 
 
+@pytest.mark.parametrize(("most", "recorded"), [(12, 3), (2, 2)])
+def test_each_plan_of_a_core_is_recorded_until_there_are_too_many(toys, monkeypatch, most, recorded):
+    monkeypatch.setattr(capture, "MOST_PLANS", most)
+    weights = []
+    for captured in (True, False):
+        env, policy, acting, generator = setting(toys)
+        plans = iter("aabcab")
+        monkeypatch.setattr(policy.core, "plan", lambda *_, plans=plans: next(plans))
+        optimizer, shuffling, graph = optimizer_of(policy), torch.Generator().manual_seed(1), None
+        for _ in range(5):
+            window, acting = collect(env, policy, acting, LENGTH, generator, True)
+            if captured:
+                graph = graph or LearningGraph(CONFIG, policy, optimizer, window, torch.float32)
+                graph(window, shuffling, remaining=0.5)
+            else:
+                learn(CONFIG, policy, optimizer, window, shuffling, remaining=0.5, precision=torch.float32)
+        if graph:
+            assert len(graph._recorded) == recorded
+        assert {int(state["step"]) for state in optimizer.state.values()} == {20}
+        weights.append({name: part.clone() for name, part in policy.state_dict().items()})
+    for name, part in weights[1].items():
+        torch.testing.assert_close(weights[0][name], part, rtol=1e-5, atol=1e-6, msg=name)
+
+
 def test_recording_learns_nothing(toys):
     env, policy, acting, generator = setting(toys)
     before = {name: part.clone() for name, part in policy.state_dict().items()}
