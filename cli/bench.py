@@ -226,9 +226,9 @@ def bench_train(argv: list[str]) -> int:
 
 def _setting(config: TrainConfig) -> str:
     ppo = config.ppo
+    precision = "float32" if config.device == "cpu" and config.precision == "tf32" else config.precision
     return (
-        f"{config.env.label}, windows of {ppo.window}, {ppo.epochs} epochs, {ppo.minibatches} minibatches, "
-        f"{config.precision}"
+        f"{config.env.label}, windows of {ppo.window}, {ppo.epochs} epochs, {ppo.minibatches} minibatches, {precision}"
     )
 
 
