@@ -116,7 +116,7 @@ def bench_kernels(argv: list[str]) -> int:
         report.limits.update({"copy": copy} | _products(device))
         for found in benches.survey(wanted, device, quick=options.quick, say=progress.say):
             report.rows.append(_kernel_row(report, found))
-    return _finish(report, options)
+    return _finish(report, options, progress)
 
 
 def _products(device: torch.device) -> dict[str, float]:
@@ -170,7 +170,7 @@ def bench_envs(argv: list[str]) -> int:
                 except (RuntimeError, ValueError) as error:  # too large for the device, for one
                     row["failure"] = benches.reason(error)
                 report.rows.append(row)
-    return _finish(report, options)
+    return _finish(report, options, progress)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,14 +221,14 @@ def bench_train(argv: list[str]) -> int:
         for each in configs:
             progress.say(f"{each.memory.name}-{each.memory.width}, {each.ppo.rows:,} rows")
             report.rows.extend(_trained(each, options) if options.against == "none" else _compared(each, options))
-    return _finish(report, options)
+    return _finish(report, options, progress)
 
 
 def _setting(config: TrainConfig) -> str:
     ppo = config.ppo
+    precision = "float32" if config.device == "cpu" and config.precision == "tf32" else config.precision
     return (
-        f"{config.env.label}, windows of {ppo.window}, {ppo.epochs} epochs, {ppo.minibatches} minibatches, "
-        f"{config.precision}"
+        f"{config.env.label}, windows of {ppo.window}, {ppo.epochs} epochs, {ppo.minibatches} minibatches, {precision}"
     )
 
 
@@ -288,19 +288,23 @@ def _device(options: Any) -> torch.device:
     return torch.device(options.device)
 
 
-def _finish(report: Report, options: Output) -> int:
+def _finish(report: Report, options: Output, progress: _Progress) -> int:
     show(report)
     if options.json:
         save(report, options.json)
     if options.out:
         write_page(Path(options.out), [report])
-    return 0
+    return 130 if progress.interrupted else 0
 
 
 class _Progress:
-    """Says what is being measured: a line that changes in a terminal, else a line each, on stderr."""
+    """Says what is being measured: a line that changes in a terminal, else a line each, on stderr.
+
+    Ctrl-C ends its block and nothing else, so that what was measured before is not lost.
+    """
 
     def __init__(self) -> None:
+        self.interrupted = False
         console = Console(stderr=True, highlight=False)
         self._status = Status("", console=console) if console.is_terminal else None
         self._console = console
@@ -310,9 +314,13 @@ class _Progress:
             self._status.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
         if self._status:
             self._status.stop()
+        self.interrupted = kind is KeyboardInterrupt
+        if self.interrupted:
+            self._console.print("interrupted; this was measured before:")
+        return self.interrupted
 
     def say(self, text: str) -> None:
         """Say what comes next."""

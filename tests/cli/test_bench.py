@@ -143,3 +143,16 @@ def test_list_kernels_says_what_runs_and_why_another_cannot(capsys, monkeypatch)
         for name, each in op.backends.items():
             assert f"{op.name}={name}" in said
             assert each.summary in said
+
+
+def test_what_was_measured_before_ctrl_c_is_not_lost(
+    tmp_path: Path, some: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def survey(*_: object, **__: object) -> Iterator[benches.Failure]:
+        yield benches.Failure("some", "small", "fast", "out of luck")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(benches, "survey", survey)
+    assert main(["bench", "kernels", "--json", str(tmp_path / "k.json")]) == 130
+    assert json.loads((tmp_path / "k.json").read_text())["rows"][0]["failure"] == "out of luck"
+    assert "interrupted" in capsys.readouterr().err

@@ -77,6 +77,8 @@ def test_loop_is_the_reference(
     kind: str, shape: tuple[int, int, int, int, int], chance: float, dtype: torch.dtype, close: Close
 ) -> None:
     given, start = leaves(kind, shape, dtype), starts(*shape[:2], chance)
+    if dtype is torch.float32:
+        given = gentle(given)
     want = run(kind, given, start, "reference")
     for name, got in run(kind, given, start, "loop").items():
         close(name, got, want[name])
@@ -263,10 +265,15 @@ def test_triton_is_the_reference(
         close(name, got, want[name])
 
 
-def on_device(given: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Move the leaves, and make recurrent weights so small that rounding does not grow over the steps."""
+def gentle(given: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Make recurrent weights so small that rounding does not grow over the steps."""
     small = {"recurrent": 0.3, "input_weight": 0.3}
-    return {name: (small.get(name, 1.0) * part.detach()).to(DEVICE).requires_grad_() for name, part in given.items()}
+    return {name: (small.get(name, 1.0) * part.detach()).requires_grad_() for name, part in given.items()}
+
+
+def on_device(given: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return gentle leaves on the device."""
+    return {name: part.detach().to(DEVICE).requires_grad_() for name, part in gentle(given).items()}
 
 
 @pytest.mark.parametrize("kind", KINDS)
