@@ -161,6 +161,7 @@ def captured(run: Any) -> Any:
     """Capture a run in a CUDA graph; returns what replays it and gives what it gave."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
+    side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         run()
     torch.cuda.current_stream().wait_stream(side)

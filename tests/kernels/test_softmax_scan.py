@@ -154,6 +154,7 @@ def test_it_can_be_captured_in_a_graph(shape: tuple[int, int, int, int]) -> None
         return [part.detach() for part in (mean, *after, *gradients)]
 
     side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         run()
     torch.cuda.current_stream().wait_stream(side)
