@@ -64,7 +64,7 @@ def test_rows_that_start_empty_their_slots(backend: str) -> None:
     (got, cache), (want, want_cache) = scene.run(backend, cache=broken), scene.run("reference", cache=broken)
     torch.testing.assert_close(got, want)
     assert torch.equal(cache, want_cache)
-    assert torch.equal(got[0], scene.new[0, 1])
+    torch.testing.assert_close(got[0], scene.new[0, 1])  # it sees itself alone
 
 
 def test_triton_does_not_read_what_a_row_does_not_see() -> None:
