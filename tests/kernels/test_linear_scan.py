@@ -166,7 +166,7 @@ def captured(run: Any) -> Any:
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        results = run()
+        results = [part.detach() for part in run()]  # what led to them is of the recording's stream, and goes
 
     def replay() -> Any:
         graph.replay()

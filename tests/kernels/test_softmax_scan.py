@@ -157,7 +157,7 @@ def test_it_can_be_captured_in_a_graph(shape: tuple[int, int, int, int]) -> None
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        results = run()
+        results = [part.detach() for part in run()]  # what led to them is of the recording's stream, and goes
     with torch.no_grad():
         leaves[0].mul_(0.5)
         leaves[1].add_(1)
