@@ -11,6 +11,7 @@ import importlib.util
 import os
 import pkgutil
 from collections.abc import Iterable
+from functools import cache
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -106,11 +107,17 @@ class Op:
 
 def no_triton(like: Tensor) -> str | None:
     """Say why Triton cannot run on tensors like this one, or return None."""
-    if importlib.util.find_spec("triton") is None:
+    if not installed("triton"):
         return "triton is not installed (`pip install triton`)"
     if like.is_cuda or interpreted():
         return None
     return f"its tensors are on the {like.device.type}, and Triton needs a CUDA GPU"
+
+
+@cache
+def installed(package: str) -> bool:
+    """Say whether a package is there. The answer is kept: looking costs as much as launching several kernels."""
+    return importlib.util.find_spec(package) is not None
 
 
 def interpreted() -> bool:

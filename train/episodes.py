@@ -108,11 +108,12 @@ class Finished:
 
     def _by_place(self, highest: int) -> list[tuple[float, int]]:
         """Return sum and number of the returns of the episodes at each place of a trial."""
-        return_N, done_N = self._sums["episode_return"].flatten(), self._done_TB.flatten()
-        place_N = torch.where(done_N, self._sums["episode"].flatten(), highest + 1).long()
-        zero_P = return_N.new_zeros(highest + 2)
-        sum_P, count_P = (zero_P.index_add(0, place_N, part) for part in (return_N, torch.ones_like(return_N)))
-        return [(total, int(count)) for total, count in torch.stack([sum_P, count_P], 1)[:-1].tolist()]
+        # Not `index_add`: where many numbers go to one place, as here, a GPU adds them up one after the other.
+        done_TB, return_TB = self._done_TB, self._sums["episode_return"]
+        place_N = self._sums["episode"][done_TB].long()
+        sum_P = torch.bincount(place_N, return_TB[done_TB], highest + 1)
+        count_P = torch.bincount(place_N, minlength=highest + 1)
+        return [(total, int(count)) for total, count in torch.stack([sum_P, count_P.double()], 1).tolist()]
 
     def _listed(self, part_TB: Tensor, where_TB: Tensor) -> list[float]:
         return part_TB[where_TB].tolist()

@@ -98,13 +98,18 @@ LONGEST = 64
 """Steps of a tile, at most."""
 
 
+def _above(number: int) -> int:
+    """Return the next power of 2, sooner than Triton says it."""
+    return 1 << (number - 1).bit_length()
+
+
 def walk(steps: int, batch: int) -> dict[str, int]:
     """Choose the steps of a tile, the rows of a program and its warps by the sizes."""
     if batch >= MANY:
         return {"J": 1, "R": 256, "num_warps": 2}
     return {
-        "J": min(LONGEST, triton.next_power_of_2(steps)),
-        "R": min(16, triton.next_power_of_2(batch)),
+        "J": min(LONGEST, _above(steps)),
+        "R": min(16, _above(batch)),
         "num_warps": 4,
     }
 
@@ -123,7 +128,7 @@ def gae(
     window = [part.contiguous() for part in (reward_TB, value_TB, next_value_TB, terminated_TB, done_TB)]
     advantage_TB = torch.empty((steps, batch), dtype=torch.float32, device=reward_TB.device)
     by = walk(steps, batch)
-    _gae[(triton.cdiv(batch, by["R"]),)](*window, advantage_TB, steps, batch, gamma, gamma * lam, **by)
+    _gae[(-(-batch // by["R"]),)](*window, advantage_TB, steps, batch, gamma, gamma * lam, **by)
     return advantage_TB
 
 
@@ -145,7 +150,7 @@ def vtrace(
     target_TB = torch.empty((steps, batch), dtype=torch.float32, device=reward_TB.device)
     advantage_TB = torch.empty_like(target_TB)
     by = walk(steps, batch)
-    _vtrace[(triton.cdiv(batch, by["R"]),)](
+    _vtrace[(-(-batch // by["R"]),)](
         *(part.contiguous() for part in window), target_TB, advantage_TB, steps, batch, gamma, lam, rho_bar, c_bar, **by
     )
     return target_TB, advantage_TB

@@ -338,18 +338,23 @@ MANY = 1 << 19
 """From this many channels on, one step at a time keeps a GPU's memory busy."""
 
 
+def _above(number: int) -> int:
+    """Return the next power of 2, sooner than Triton says it."""
+    return 1 << (number - 1).bit_length()
+
+
 def walk(steps: int, batch: int, width: int, size: int) -> Walk:
     """Choose by the sizes, and the bytes of a number."""
     channels = batch * width
     if channels >= MANY or steps == 1:
         most, warps = {2: (256, 1), 4: (256, 2)}.get(size, (64, 2))
-        columns = min(most, triton.next_power_of_2(width))
+        columns = min(most, _above(width))
         return Walk(most // columns, columns, 1, warps)
-    columns = min(32, triton.next_power_of_2(width))
-    rows = min(32 // columns, triton.next_power_of_2(batch))
+    columns = min(32, _above(width))
+    rows = min(32 // columns, _above(batch))
     # The fewer the channels, the more of a program's time is waiting: it asks for more at once, as registers allow.
     most = 32 if channels <= 1 << 13 and size <= 4 else 16
-    return Walk(rows, columns, min(most, triton.next_power_of_2(steps)), 1, True)
+    return Walk(rows, columns, min(most, _above(steps)), 1, True)
 
 
 def forward(a_TBD: Tensor, b_TBD: Tensor, h_BD: Tensor, start_TB: Tensor) -> tuple[Tensor, Tensor]:
@@ -363,7 +368,7 @@ def forward(a_TBD: Tensor, b_TBD: Tensor, h_BD: Tensor, start_TB: Tensor) -> tup
     tensors = *map(_plain, (a_TBD, b_TBD, h_BD)), start_TB.view(torch.uint8), _plain(y_TBD), _plain(last_BD)
     strides = *a_TBD.stride(), *b_TBD.stride(), *start_TB.stride()
     by = walk(steps, batch, width, b_TBD.element_size())
-    grid = (triton.cdiv(batch, by.rows) * triton.cdiv(width, by.columns),)
+    grid = (-(-batch // by.rows) * -(-width // by.columns),)
     block = {"R": by.rows, "C": by.columns, "num_warps": by.warps}
     tile = {"J": by.steps, "SINGLE": by.single}
     if by.steps == 1:
@@ -402,7 +407,7 @@ def backward(
         tensors = *given, *map(_plain, (d_a, d_b_TBD, d_h_BD))
         strides = *each_a.stride(), *d_y_TBD.stride(), *start_TB.stride()
         by = walk(steps, batch, width, y_TBD.element_size())
-        grid = (triton.cdiv(batch, by.rows) * triton.cdiv(width, by.columns),)
+        grid = (-(-batch // by.rows) * -(-width // by.columns),)
         block = {"R": by.rows, "C": by.columns, "num_warps": by.warps}
         tile = {"J": by.steps, "SINGLE": by.single}
         if by.steps == 1:
@@ -455,6 +460,8 @@ class _LinearScan(torch.autograd.Function):
 
 def linear_scan(a_TBD: Tensor, b_TBD: Tensor, h_BD: Tensor, start_TB: Tensor) -> tuple[Tensor, Tensor]:
     """Return what `reference.linear_scan` returns."""
-    a_TBD, b_TBD = a_TBD.resolve_conj(), b_TBD.resolve_conj()
-    y_TBD, last_BD = _LinearScan.apply(a_TBD, b_TBD, h_BD.resolve_conj().contiguous(), start_TB)
+    a_TBD, b_TBD, h_BD = a_TBD.resolve_conj(), b_TBD.resolve_conj(), h_BD.resolve_conj().contiguous()
+    if not torch.is_grad_enabled():
+        return forward(a_TBD.expand(b_TBD.shape), b_TBD, h_BD, start_TB)
+    y_TBD, last_BD = _LinearScan.apply(a_TBD, b_TBD, h_BD, start_TB)
     return y_TBD, last_BD

@@ -8,20 +8,19 @@ Shapes: T time, B rows, D input features, H hidden units, N heads, K = H / N uni
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..backend import no_triton
+from ..backend import installed, no_triton
 
 RECOMPUTES = True
 
 
 def refusal(like: Tensor, *, cell: str = "lstm", heads: int = 1, **_: Any) -> str | None:
     """Say why TorchRL's kernels cannot run, or return None."""
-    if importlib.util.find_spec("torchrl") is None:
+    if not installed("torchrl"):
         return "torchrl is not installed (`pip install mnemic[torchrl]`)"
     if not like.is_cuda:
         return no_triton(like) or "TorchRL's kernels need a CUDA GPU"

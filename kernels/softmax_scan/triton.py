@@ -279,16 +279,21 @@ MANY = 1 << 18
 """From this many numbers on, one step at a time keeps a GPU's memory busy."""
 
 
+def _above(number: int) -> int:
+    """Return the next power of 2, sooner than Triton says it."""
+    return 1 << (number - 1).bit_length()
+
+
 def walk(steps: int, rows: int, width: int, size: int) -> Walk:
     """Choose by the sizes, and the bytes of a number of what each step says."""
-    columns = triton.next_power_of_2(width)
+    columns = _above(width)
     if rows * columns >= MANY or steps == 1 or columns > 256:
         # As many numbers per lane as one load takes, where that leaves work for a whole GPU.
         vector = max(1, 16 // size) if rows * columns >= MANY else 1
         warps = 8 if columns > 512 else 1 if size == 4 and vector > 1 else 2
-        taken = max(1, min(32 * warps * vector // columns, triton.next_power_of_2(rows)))
+        taken = max(1, min(32 * warps * vector // columns, _above(rows)))
         return Walk(1, taken, columns, warps)
-    return Walk(min(16, triton.next_power_of_2(steps)), 1, columns, 1)
+    return Walk(min(16, _above(steps)), 1, columns, 1)
 
 
 def forward(
@@ -305,7 +310,7 @@ def forward(
     )
     by = walk(steps, batch * heads, width, value_TBHK.element_size())
     kernel, block = (_forward_steps, {"R": by.rows}) if by.steps == 1 else (_forward_tiles, {"J": by.steps})
-    kernel[(triton.cdiv(batch * heads, by.rows),)](
+    kernel[(-(-(batch * heads) // by.rows),)](
         score_TBH, value_TBHK, *sums, start_TB.view(torch.uint8), mean_TBHK, tops, totals, *after,
         steps, batch * heads, heads, width, *start_TB.stride(),
         **block, C=by.columns, LOWEST=torch.finfo(wide).min, WIDE=_WIDE[wide], num_warps=by.warps,
@@ -342,7 +347,7 @@ class _SoftmaxScan(torch.autograd.Function):
         steps, batch, heads, width = value.shape
         by = walk(steps, batch * heads, width, value.element_size())
         kernel, block = (_backward_steps, {"R": by.rows}) if by.steps == 1 else (_backward_tiles, {"J": by.steps})
-        kernel[(triton.cdiv(batch * heads, by.rows),)](
+        kernel[(-(-(batch * heads) // by.rows),)](
             score, value, top, total, weighted, start.view(torch.uint8), mean, tops, totals, d_mean, *d_last, *found,
             steps, batch * heads, heads, width, *start.stride(),
             **block, C=by.columns, WIDE=_WIDE[totals.dtype], num_warps=by.warps,
@@ -353,6 +358,8 @@ class _SoftmaxScan(torch.autograd.Function):
 def softmax_scan(score_TBH: Tensor, value_TBHK: Tensor, sums: Sums, start_TB: Tensor) -> tuple[Tensor, Sums]:
     """Return what `reference.softmax_scan` returns."""
     given = [part.contiguous() for part in (score_TBH, value_TBHK, *sums)]
-    save = torch.is_grad_enabled() and any(part.requires_grad for part in given)
-    mean_TBHK, *after = _SoftmaxScan.apply(*given, start_TB, save)
+    if not torch.is_grad_enabled():
+        mean_TBHK, sums, *_ = forward(given[0], given[1], Sums(*given[2:]), start_TB, save=False)
+        return mean_TBHK, sums
+    mean_TBHK, *after = _SoftmaxScan.apply(*given, start_TB, any(part.requires_grad for part in given))
     return mean_TBHK, Sums(*after)

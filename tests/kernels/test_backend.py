@@ -31,7 +31,7 @@ def test_a_named_one_that_cannot_run_says_why_and_what_can(op, monkeypatch):
 
 
 def test_triton_that_is_not_installed_is_named(op, monkeypatch):
-    monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(backend, "installed", lambda package: False)
     with pytest.raises(ValueError, match="pip install triton"):
         op.pick("triton", torch.empty(1))
 

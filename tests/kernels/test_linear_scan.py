@@ -161,13 +161,12 @@ def captured(run: Any) -> Any:
     """Capture a run in a CUDA graph; returns what replays it and gives what it gave."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
-    side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         run()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        results = run()
+        results = [part.detach() for part in run()]  # what led to them is of the recording's stream, and goes
 
     def replay() -> Any:
         graph.replay()
