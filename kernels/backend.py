@@ -47,18 +47,19 @@ class Op:
         self._modules: dict[str, ModuleType] = {}
         OPS[name] = self
 
-    def pick(self, name: str | None, like: Tensor, **facts: Any) -> ModuleType:
+    def pick(self, name: str | None, like: Tensor, *, rather: str | None = None, **facts: Any) -> ModuleType:
         """Return the module of a backend.
 
         Args:
             name: the backend; None for the one that `prefer` named, or the fastest that fits.
             like: a tensor on the device and in the type of the computation.
+            rather: the fastest of those that run everywhere, where the kernel knows it by the sizes.
             facts: sizes that a backend may refuse.
 
         Raises:
             ValueError: an unknown name, or a named backend that cannot run here; the message says why and what would.
         """
-        name = name or self._preferred
+        name = name or self._preferred or rather
         if name is None:
             name = self.default(like, **facts)
         elif reason := self.refusal(name, like, **facts):

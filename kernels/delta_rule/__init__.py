@@ -70,11 +70,11 @@ def delta_rule(
         ValueError: shapes that do not fit each other, or a named backend that cannot run here.
     """
     _check(query_TBHK, key_TBHK, value_TBHV, beta_TBH, log_decay, state_BHKV, start_TB)
-    if backend is None and len(query_TBHK) < 4 and not query_TBHK.is_cuda:
-        backend = "reference"
+    rather = "reference" if len(query_TBHK) < 4 and not query_TBHK.is_cuda else None
     wide_BHKV = state_BHKV if state_BHKV.dtype == torch.float64 else value_TBHV
     by_key = log_decay is not None and log_decay.ndim == 4
-    module = OP.pick(backend, wide_BHKV, key=key_TBHK.shape[-1], delta=beta_TBH is not None, by_key=by_key)
+    facts = {"key": key_TBHK.shape[-1], "delta": beta_TBH is not None, "by_key": by_key}
+    module = OP.pick(backend, wide_BHKV, rather=rather, **facts)
     y_TBHV, last_BHKV = module.delta_rule(query_TBHK, key_TBHK, value_TBHV, beta_TBH, log_decay, state_BHKV, start_TB)
     return y_TBHV, last_BHKV
 

@@ -42,10 +42,11 @@ def softmax_scan(
     Returns:
         The weighted means (T, B, H, K), in the type of `sums`, and the sums after the last step.
     """
-    if backend is None and not value_TBHK.is_cuda:
+    rather = None
+    if not value_TBHK.is_cuda:
         # One step has nothing to gain; a chunk costs its square, but fewer calls, which is what few rows wait for.
         steps, rows = len(score_TBH), score_TBH[0].numel()
-        backend = "reference" if steps == 1 else "chunked" if rows <= FEW else None
-    scan = OP.pick(backend, value_TBHK, width=value_TBHK.shape[-1]).softmax_scan
+        rather = "reference" if steps == 1 else "chunked" if rows <= FEW else None
+    scan = OP.pick(backend, value_TBHK, rather=rather, width=value_TBHK.shape[-1]).softmax_scan
     mean_TBHK, sums = scan(score_TBH, value_TBHK, sums, start_TB)
     return mean_TBHK, sums

@@ -44,8 +44,10 @@ def test_an_unknown_name_lists_the_choices(op):
 def test_a_preference_holds_where_none_is_named(op):
     prefer(["some=chunked"])
     assert op.pick(None, torch.empty(1)).__name__.endswith("chunked")
+    assert op.pick(None, torch.empty(1), rather="reference").__name__.endswith("chunked")
     prefer([])
     assert op.pick(None, torch.empty(1)).__name__.endswith("reference")
+    assert op.pick(None, torch.empty(1), rather="chunked").__name__.endswith("chunked")
 
 
 @pytest.mark.parametrize("word", ["some", "other=reference", "some=x"])
