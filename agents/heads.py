@@ -37,6 +37,10 @@ class ActionHead(nn.Module, ABC):
     def entropy(self, given: Tensor) -> Tensor:
         """Return the entropy of each description in nats, (...)."""
 
+    def judge(self, given: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the log-probability of each action and the entropy of each description: what learning asks for."""
+        return self.log_prob(given, action), self.entropy(given)
+
     @abstractmethod
     def blank(self, batch: int) -> Tensor:
         """Return actions that stand for none, for the input of a first step."""
@@ -60,16 +64,28 @@ class CategoricalHead(ActionHead):
 
     def log_prob(self, given: Tensor, action: Tensor) -> Tensor:
         """Return the log-softmax at the action."""
-        return F.log_softmax(given.float(), -1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
+        return _chosen(F.log_softmax(given.float(), -1), action)
 
     def entropy(self, given: Tensor) -> Tensor:
         """Return -sum p log p."""
+        return _entropy(F.log_softmax(given.float(), -1))
+
+    def judge(self, given: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both, from one log-softmax."""
         log_p = F.log_softmax(given.float(), -1)
-        return -(log_p.exp() * log_p).sum(-1)
+        return _chosen(log_p, action), _entropy(log_p)
 
     def blank(self, batch: int) -> Tensor:
         """Return zeros."""
         return torch.zeros(batch, dtype=torch.int64)
+
+
+def _chosen(log_p: Tensor, action: Tensor) -> Tensor:
+    return log_p.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+
+def _entropy(log_p: Tensor) -> Tensor:
+    return -(log_p.exp() * log_p).sum(-1)
 
 
 class GaussianHead(ActionHead):

@@ -154,14 +154,17 @@ def read(choices: Iterable[str]) -> dict[str, str]:
 def prefer(choices: Iterable[str]) -> None:
     """Set backends by words like `rnn=triton`; kernels that are not named choose for themselves.
 
+    What ran before is forgotten: a run begins.
+
     Raises:
         ValueError: a word of another form, or an unknown kernel or backend.
     """
     wanted = read(choices)
     for op, kernel in OPS.items():
         kernel.prefer(wanted.get(op))
+        kernel.chosen = None
 
 
 def chosen() -> str:
-    """Return the backends that ran last, such as `rnn=triton gae=triton`; kernels that never ran are left out."""
-    return " ".join(f"{name}={op.chosen}" for name, op in OPS.items() if op.chosen)
+    """Return the backends that ran last, such as `gae=triton rnn=triton`; kernels that never ran are left out."""
+    return " ".join(f"{name}={op.chosen}" for name, op in sorted(OPS.items()) if op.chosen)

@@ -74,10 +74,11 @@ def gradient(
     mixed = torch.autocast(policy.device.type, precision) if precision != torch.float32 else contextlib.nullcontext()
     with mixed:
         output, _ = policy.unroll(part.inputs, detach(part.memory), plan)
+    log_prob, entropy = policy.head.judge(output.action, part.action)
     loss = ppo_loss(
         config,
-        log_prob=policy.head.log_prob(output.action, part.action),
-        entropy=policy.head.entropy(output.action),
+        log_prob=log_prob,
+        entropy=entropy,
         value=output.value,
         old_log_prob=part.log_prob,
         old_value=part.value,

@@ -1,13 +1,13 @@
 """Acting: a window of T steps in B rows, with the memory at its start stored once.
 
-Shapes: T time, B rows, A numbers that describe an action distribution.
+Shapes: T time, B rows, R some of them, A numbers that describe an action distribution.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -232,10 +232,21 @@ class _Clock:
             self.held, self.cut_T = None, []
 
 
-def rows_of(window: Window, index: Tensor) -> Window:
-    """Return some rows of a window."""
-    picked = map_state(lambda part: part[:, index], window._replace(memory=()))
-    return cast(Window, picked._replace(memory=rows(window.memory, index)))
+class Part(NamedTuple):
+    """What learning reads of some rows of a window, beside their advantages."""
+
+    inputs: Inputs  # (T, R, ...)
+    memory: State  # of R rows, before the first step
+    action: Tensor  # (T, R, ...)
+    log_prob: Tensor  # (T, R)
+    value: Tensor  # (T, R)
+
+
+def rows_of(window: Window, index: Tensor) -> Part:
+    """Return some rows of a window, R of them."""
+    read = (window.inputs, window.action, window.log_prob, window.value)
+    inputs, *others = map_state(lambda part: part[:, index], read)
+    return Part(inputs, rows(window.memory, index), *others)
 
 
 def _plain(acting: Acting) -> Acting:

@@ -9,6 +9,7 @@ Shapes: T time, B rows, N heads, G = 3 gates, K units of a head, H = N K hidden 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -256,7 +257,9 @@ def gru_forward(
     return y_TBH, last_BH
 
 
-def gru_backward(
+def gru_gradients(
+    kernel: Any,
+    how: Launch,
     given_TBNGK: Tensor,
     bias_GH: Tensor,
     recurrent_GH: Tensor,
@@ -266,12 +269,11 @@ def gru_backward(
     d_y_TBH: Tensor,
     d_last_BH: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of `given_TBNGK`, the bias, the recurrent weights and the first hidden units."""
+    """Run a backward kernel; return the gradients of `given`, bias, recurrent weights and first hidden units."""
     d_given, d_hidden = torch.empty_like(given_TBNGK), torch.empty_like(hidden_BH)
     d_vectors = bias_GH.new_empty(6, *hidden_BH.shape)
-    grid, sizes, options = launch(given_TBNGK, bias_GH.dtype, backward=True)
     given = (given_TBNGK, bias_GH, recurrent_GH, hidden_BH, start_TB, y_TBH)
-    _gru_backward[grid](*given, d_y_TBH, d_last_BH, d_given, d_hidden, d_vectors, *sizes, **options)
+    kernel[how.grid](*given, d_y_TBH, d_last_BH, d_given, d_hidden, d_vectors, *how.sizes, **how.options)
     d_bias, d_recurrent = d_vectors.sum(1).split(3)
     return d_given, d_bias, d_recurrent, d_hidden
 
@@ -295,7 +297,9 @@ def lstm_forward(
     return y_TBH, cell_TBH, last_BH, last_cell_BH
 
 
-def lstm_backward(
+def lstm_gradients(
+    kernel: Any,
+    how: Launch,
     given_TBNGK: Tensor,
     bias_GH: Tensor,
     recurrent_GH: Tensor,
@@ -309,15 +313,21 @@ def lstm_backward(
     d_last_BH: Tensor,
     d_last_cell_BH: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of `given_TBNGK`, the bias, the recurrent weights, the peepholes and the first state."""
+    """Run a backward kernel; return the gradients of `given`, bias, recurrent weights, peepholes and the first state."""
     d_given, d_hidden, d_cell = (torch.empty_like(part) for part in (given_TBNGK, hidden_BH, cell_BH))
     d_vectors = bias_GH.new_empty(8, *hidden_BH.shape)
-    grid, sizes, options = launch(given_TBNGK, bias_GH.dtype, backward=True)
     given = (given_TBNGK, bias_GH, recurrent_GH, peephole_PH, hidden_BH, cell_BH, start_TB, y_TBH, cell_TBH)
     gradients = (d_y_TBH, d_last_BH, d_last_cell_BH, d_given, d_hidden, d_cell, d_vectors)
-    _lstm_backward[grid](*given, *gradients, *sizes, **options)
+    kernel[how.grid](*given, *gradients, *how.sizes, **how.options)
     d_bias, d_recurrent, d_peephole = d_vectors.sum(1).split((3, 3, 2))
     return d_given, d_bias, d_recurrent, d_peephole, d_hidden, d_cell
+
+
+def backward_by(
+    gradients: Callable[..., tuple[Tensor, ...]], kernel: Any, start: Callable[[Tensor, torch.dtype], Launch]
+) -> Callable[..., tuple[Tensor, ...]]:
+    """Return the backward direction that a kernel, started in some way, computes."""
+    return lambda given, bias, *others: gradients(kernel, start(given, bias.dtype), given, bias, *others)
 
 
 class _GRU(torch.autograd.Function):
@@ -410,7 +420,8 @@ def para_gru(
     given_TBNGK: Tensor, bias_GH: Tensor, recurrent_GH: Tensor, hidden_BH: Tensor, start_TB: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Loop over time on the chip; like `reference.para_gru`."""
-    return run_gru(Ways(gru_forward, gru_backward), given_TBNGK, bias_GH, recurrent_GH, hidden_BH, start_TB)
+    ways = Ways(gru_forward, backward_by(gru_gradients, _gru_backward, partial(launch, backward=True)))
+    return run_gru(ways, given_TBNGK, bias_GH, recurrent_GH, hidden_BH, start_TB)
 
 
 def para_lstm(
@@ -423,5 +434,5 @@ def para_lstm(
     start_TB: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loop over time on the chip; like `reference.para_lstm`."""
-    given = (given_TBNGK, bias_GH, recurrent_GH, peephole_PH, hidden_BH, cell_BH, start_TB)
-    return run_lstm(Ways(lstm_forward, lstm_backward), *given)
+    ways = Ways(lstm_forward, backward_by(lstm_gradients, _lstm_backward, partial(launch, backward=True)))
+    return run_lstm(ways, given_TBNGK, bias_GH, recurrent_GH, peephole_PH, hidden_BH, cell_BH, start_TB)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from . import triton_cells as cells
 from .newton import ITERATIONS, TOLERANCE
-from .triton import Launch, Ways, run_gru, run_lstm
+from .triton import Launch, Ways, backward_by, gru_gradients, lstm_gradients, run_gru, run_lstm
 
 
 @triton.jit
@@ -347,31 +347,11 @@ def gru_forward(
     return y_TBH, last_BH, walked
 
 
-def gru_backward(
-    given_TBNGK: Tensor,
-    bias_GH: Tensor,
-    recurrent_GH: Tensor,
-    hidden_BH: Tensor,
-    start_TB: Tensor,
-    y_TBH: Tensor,
-    d_y_TBH: Tensor,
-    d_last_BH: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of `given_TBNGK`, the bias, the recurrent weights and the first hidden units."""
-    d_given, d_hidden = torch.empty_like(given_TBNGK), torch.empty_like(hidden_BH)
-    d_vectors = bias_GH.new_empty(6, *hidden_BH.shape)
-    grid, sizes, options = launch(given_TBNGK, bias_GH.dtype)
-    given = (given_TBNGK, bias_GH, recurrent_GH, hidden_BH, start_TB, y_TBH)
-    _gru_backward[grid](*given, d_y_TBH, d_last_BH, d_given, d_hidden, d_vectors, *sizes, **options)
-    d_bias, d_recurrent = d_vectors.sum(1).split(3)
-    return d_given, d_bias, d_recurrent, d_hidden
-
-
 def para_gru(
     given_TBNGK: Tensor, bias_GH: Tensor, recurrent_GH: Tensor, hidden_BH: Tensor, start_TB: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Solve chunks of time by Newton's method; like `reference.para_gru`."""
-    ways = Ways(lambda *given: gru_forward(*given)[:2], gru_backward)
+    ways = Ways(lambda *given: gru_forward(*given)[:2], backward_by(gru_gradients, _gru_backward, launch))
     return run_gru(ways, given_TBNGK, bias_GH, recurrent_GH, hidden_BH, start_TB)
 
 
@@ -399,31 +379,6 @@ def lstm_forward(
     return results
 
 
-def lstm_backward(
-    given_TBNGK: Tensor,
-    bias_GH: Tensor,
-    recurrent_GH: Tensor,
-    peephole_PH: Tensor,
-    hidden_BH: Tensor,
-    cell_BH: Tensor,
-    start_TB: Tensor,
-    y_TBH: Tensor,
-    cell_TBH: Tensor,
-    d_y_TBH: Tensor,
-    d_last_BH: Tensor,
-    d_last_cell_BH: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of `given_TBNGK`, the bias, the recurrent weights, the peepholes and the first state."""
-    d_given, d_hidden, d_cell = (torch.empty_like(part) for part in (given_TBNGK, hidden_BH, cell_BH))
-    d_vectors = bias_GH.new_empty(8, *hidden_BH.shape)
-    grid, sizes, options = launch(given_TBNGK, bias_GH.dtype)
-    given = (given_TBNGK, bias_GH, recurrent_GH, peephole_PH, hidden_BH, cell_BH, start_TB, y_TBH, cell_TBH)
-    gradients = (d_y_TBH, d_last_BH, d_last_cell_BH, d_given, d_hidden, d_cell, d_vectors)
-    _lstm_backward[grid](*given, *gradients, *sizes, **options)
-    d_bias, d_recurrent, d_peephole = d_vectors.sum(1).split((3, 3, 2))
-    return d_given, d_bias, d_recurrent, d_peephole, d_hidden, d_cell
-
-
 def para_lstm(
     given_TBNGK: Tensor,
     bias_GH: Tensor,
@@ -434,5 +389,5 @@ def para_lstm(
     start_TB: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Solve chunks of time by Newton's method; like `reference.para_lstm`."""
-    ways = Ways(lambda *given: lstm_forward(*given)[:4], lstm_backward)
+    ways = Ways(lambda *given: lstm_forward(*given)[:4], backward_by(lstm_gradients, _lstm_backward, launch))
     return run_lstm(ways, given_TBNGK, bias_GH, recurrent_GH, peephole_PH, hidden_BH, cell_BH, start_TB)

@@ -33,6 +33,17 @@ def test_categorical_against_torch(categorical):
     assert torch.equal(categorical.mode(logits), expected.mode)
 
 
+@pytest.mark.parametrize("name", ["categorical", "gaussian"])
+def test_a_judgement_is_log_probability_and_entropy(name, request):
+    head = request.getfixturevalue(name)
+    torch.manual_seed(0)
+    given = torch.randn(5, 2, head.size)
+    action = head.sample(given, None)
+    log_prob, entropy = head.judge(given, action)
+    assert torch.equal(log_prob, head.log_prob(given, action))
+    assert torch.equal(entropy, head.entropy(given))
+
+
 def test_categorical_by_hand(categorical):
     logits = torch.tensor([1.0, 2.0, 3.0, 4.0]).log()  # probabilities 0.1, 0.2, 0.3, 0.4
     assert categorical.log_prob(logits, torch.tensor(2)).item() == pytest.approx(math.log(0.3))

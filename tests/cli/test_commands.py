@@ -172,7 +172,7 @@ def test_named_kernels_run_are_said_and_are_kept(tmp_path: Path, capsys) -> None
     try:
         argv = ["train", "--run", str(run), "--steps", "128", "--kernels", "rnn=reference", "gae=reference", *TINY]
         assert main(argv) == 0
-        assert "kernels rnn=reference gae=reference\n" in capsys.readouterr().out
+        assert "kernels gae=reference rnn=reference\n" in capsys.readouterr().out
         assert json.loads((run / "config.json").read_text())["kernels"] == ["rnn=reference", "gae=reference"]
         assert main(["resume", str(run)]) == 0
         assert "is finished" in capsys.readouterr().out
