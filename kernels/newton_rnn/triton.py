@@ -313,7 +313,7 @@ def lstm_gradients(
     d_last_BH: Tensor,
     d_last_cell_BH: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Run a backward kernel; return the gradients of `given`, bias, recurrent weights, peepholes and the first state."""
+    """Run a backward kernel; return the gradients of `given`, bias, recurrent weights, peepholes and first state."""
     d_given, d_hidden, d_cell = (torch.empty_like(part) for part in (given_TBNGK, hidden_BH, cell_BH))
     d_vectors = bias_GH.new_empty(8, *hidden_BH.shape)
     given = (given_TBNGK, bias_GH, recurrent_GH, peephole_PH, hidden_BH, cell_BH, start_TB, y_TBH, cell_TBH)
