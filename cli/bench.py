@@ -227,9 +227,9 @@ def bench_train(argv: list[str]) -> int:
 def _setting(config: TrainConfig) -> str:
     ppo = config.ppo
     precision = "float32" if config.device == "cpu" and config.precision == "tf32" else config.precision
-    return (
-        f"{config.env.label}, windows of {ppo.window}, {ppo.epochs} epochs, {ppo.minibatches} minibatches, {precision}"
-    )
+    setting = f"{config.env.label}, windows of {ppo.window}, {ppo.epochs} epochs, {ppo.minibatches} minibatches, "
+    asked = [f"--{name.replace('_', '-')}" for name in ("compile", "separate_critic") if getattr(config, name)]
+    return ", ".join([setting + precision, *asked])
 
 
 def _trained(config: TrainConfig, options: BenchTrainOptions) -> Iterable[Row]:

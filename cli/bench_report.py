@@ -246,15 +246,21 @@ def _line(cells: list[str]) -> str:
 def write_page(page: Path, reports: list[Report]) -> None:
     """Replace the sections of a page that reports belong to, between `<!-- bench PLACE -->` and `<!-- end -->`.
 
+    Reports of one place stand there one after the other.
+
     Raises:
         ValueError: the page has no such section; then nothing is written.
     """
     text = page.read_text()
+    found: dict[str, list[str]] = {}
     for report in reports:
-        begin, end = f"<!-- bench {report.place} -->", "<!-- end -->"
+        found.setdefault(report.place, []).append(markdown(report))
+    for place, sections in found.items():
+        begin, end = f"<!-- bench {place} -->", "<!-- end -->"
         head, mark, tail = text.partition(begin)
         if not mark or end not in tail:
             places = re.findall(r"<!-- bench (.+?) -->", text)
-            raise ValueError(f"{page} has no section {report.place!r}; it has {', '.join(places) or 'none'}")
-        text = f"{head}{begin}\n\n{markdown(report)}\n\n{end}{tail.partition(end)[2]}"
+            raise ValueError(f"{page} has no section {place!r}; it has {', '.join(places) or 'none'}")
+        joined = "\n\n".join(sections)
+        text = f"{head}{begin}\n\n{joined}\n\n{end}{tail.partition(end)[2]}"
     page.write_text(text)

@@ -76,6 +76,8 @@ def test_reports_become_sections_of_the_page(some: None, tmp_path: Path, capsys)
     assert once.count("<!-- bench") == PAGE.read_text().count("<!-- bench")
     assert main(["bench", "page", str(report), "--out", str(page)]) == 0
     assert page.read_text() == once
+    assert main(["bench", "page", str(report), str(report), "--out", str(page)]) == 0
+    assert page.read_text().count("| small | a\\|peer | failed |") == 2
     head, _, tail = once.partition("<!-- bench kernels cpu -->")
     section = tail.partition("<!-- end -->")[0]
     assert head == PAGE.read_text().partition("<!-- bench kernels cpu -->")[0]
