@@ -79,14 +79,16 @@ def rehearse(function: Callable[[], Any], generator: torch.Generator | None = No
     drawn = None if generator is None else generator.get_state()
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        function()
-        torch.cuda.synchronize()
-        with _no_looks():
+    try:
+        with torch.cuda.stream(stream):
             function()
-    torch.cuda.synchronize()
-    if generator is not None and drawn is not None:
-        generator.set_state(drawn)
+            torch.cuda.synchronize()
+            with _no_looks():
+                function()
+        torch.cuda.synchronize()
+    finally:
+        if generator is not None and drawn is not None:
+            generator.set_state(drawn)
 
 
 @contextmanager
@@ -220,7 +222,7 @@ class LearningGraph:
             config.epochs, config.minibatches, size, dtype=torch.int64, pin_memory=device.type == "cuda"
         )
         self._rate, self._entropy_weight = (torch.zeros((), device=device) for _ in range(2))
-        self._bad = torch.ones((), device=device)  # while it is 1, steps of the optimiser change nothing
+        self._bad = torch.zeros((), device=device)  # while it is 1, steps of the optimiser change nothing
         self._said_MF = torch.zeros(len(self._order_MR), 0, device=device)
         self._names: list[str] = []
         for group in optimizer.param_groups:
@@ -275,14 +277,14 @@ class LearningGraph:
         beside = next(iter(self._recorded.values()), None)
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate
-        self._bad.fill_(1)
-        self._begin.replay()
 
         def rehearsal() -> None:
             self._minibatch(plan)
             self._number.zero_()  # there may be no second minibatch
 
-        try:
+        try:  # whatever happens, later steps must count again
+            self._bad.fill_(1)
+            self._begin.replay()
             rehearse(rehearsal)
             self._recorded[plan] = Graph(lambda: self._minibatch(plan), beside=beside)
         finally:

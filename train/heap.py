@@ -20,4 +20,6 @@ def keep_memory() -> bool:
         ask = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library, or Windows
         return False
-    return all(ask(option, KEPT) == 1 for option in (TRIM_THRESHOLD, MMAP_THRESHOLD))
+    # Older releases take no more than 32 MiB for the one, and then stay at 128 KiB once the other is set.
+    taken = any(ask(MMAP_THRESHOLD, most) == 1 for most in (KEPT, 1 << 25))
+    return taken and ask(TRIM_THRESHOLD, KEPT) == 1

@@ -168,7 +168,13 @@ def _launch(
         # has 128 bytes to itself, so that those who look at it do not disturb others.
         options["launch_cooperative_grid"] = True
         counters = start_TB.new_zeros(groups * 32, dtype=torch.int32)
-        at_once = _held(kernel, (*tensors, counters), start_TB.device, tuple(options.items())) // splits
+        held = _held(kernel, (*tensors, counters), start_TB.device, tuple(options.items()))
+        if held < splits:
+            raise ValueError(
+                f"rnn: {units} units of a head need {splits} programs at once, and this GPU holds {held}; "
+                "use more heads, or backend 'loop'"
+            )
+        at_once = held // splits
     for first in range(0, groups, at_once):
         grid = (splits * min(at_once, groups - first),)
         kernel[grid](*tensors, counters, time, batch, first, **options)

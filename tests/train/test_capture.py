@@ -252,6 +252,25 @@ def test_recording_learns_nothing(toys):
     assert all(not part.any() for state in optimizer.state.values() for part in state.values())
 
 
+@pytest.mark.parametrize("part", ["rehearse", "Graph"])
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_recording_that_fails_leaves_an_optimiser_that_steps(toys, monkeypatch, part, call):
+    env, policy, acting, generator = setting(toys)
+    window, _ = collect(env, policy, acting, LENGTH, generator, True)
+    optimizer, calls, real = optimizer_of(policy), [], getattr(capture, part)
+
+    def failing(*given, **options):
+        calls.append(given)
+        if len(calls) == call:
+            raise RuntimeError("out of memory")
+        return real(*given, **options)
+
+    monkeypatch.setattr(capture, part, failing)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        LearningGraph(CONFIG, policy, optimizer, window, torch.float32)
+    assert optimizer.found_inf.item() == 0
+
+
 @pytest.mark.parametrize("minibatch", [0, 3])
 def test_a_number_that_is_none_stops_all_later_steps(toys, minibatch):
     """The policy is as it was before the first bad minibatch, and good windows are learned from again."""
