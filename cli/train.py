@@ -111,6 +111,8 @@ def _about(config: TrainConfig, launch: Launch) -> str:
         f"task {config.env.label}, memory {config.memory.name}, {parameters:,} parameters; "
         f"device {config.device}{threads}{ranks}"
     ]
+    if config.ppo.wait_for < 1 and launch.world == 1:
+        lines.insert(0, "note: --ppo.wait-for cuts short the windows of other ranks, and there are none")
     context = getattr(config.memory, "context", None)
     if isinstance(context, int) and env.trial_steps and 0 < context < env.trial_steps:
         trial = f"a trial takes up to {env.trial_steps}"
