@@ -25,10 +25,10 @@ from ..agents.noise import plain
 from ..agents.policy import Policy
 from ..envs.native import NativeEnv
 from ..envs.step import Env
-from ..memory.core import map_state, parts
+from ..memory.core import parts
 from .config import PPOConfig
 from .ppo import Average, advantages, diverged, gradient, learn, minibatches, rates
-from .rollout import Acting, Moment, Window, act_once, collect
+from .rollout import Acting, Moment, Window, act_once, collect, copied
 
 Output = TypeVar("Output")
 
@@ -131,7 +131,7 @@ class ActingGraph:
         self._for = (env, policy, generator)
 
         def act(steps: int) -> tuple[Window, Acting]:
-            start = self.acting._replace(memory=_copy(self.acting.memory))  # what acting leaves is not overwritten
+            start = self.acting._replace(memory=copied(self.acting.memory))  # what acting leaves is not overwritten
             return collect(env, policy, start, steps, generator, cut_returns, look=False)
 
         def window() -> Window:
@@ -139,7 +139,7 @@ class ActingGraph:
             _write(self.acting, after)
             return window
 
-        self.acting = Acting(*_copy(acting))
+        self.acting = Acting(*copied(acting))
         rehearse(lambda: act(1), generator)
         self._graph = Graph(window, generator)
 
@@ -175,7 +175,7 @@ class StepGraph:
             _write(self.acting, acting)  # no step may follow one that was not settled
             step()
 
-        self.acting = Acting(*_copy(acting))
+        self.acting = Acting(*copied(acting))
         rehearse(rehearsal, generator)
         rehearse(settle)
         rehearse(unsettled)
@@ -190,11 +190,11 @@ class StepGraph:
         """Take a step. The memory that is returned is overwritten by the next call."""
         if acting is not self.acting:
             _write(self.acting, acting)
-        inputs = _copy(self.acting.inputs)
+        inputs = copied(self.acting.inputs)
         moment = self._step.replay()
         while bool(self._unsettled.replay()):
             self._settle.replay()
-        said: Moment = _copy(moment._replace(inputs=(), acting=()))  # type: ignore[arg-type]
+        said: Moment = copied(moment._replace(inputs=(), acting=()))  # type: ignore[arg-type]
         return said._replace(inputs=inputs, acting=self.acting)
 
 
@@ -441,10 +441,6 @@ def compile_env(env: NativeEnv, acting: Acting) -> None:
             RuntimeWarning,
             stacklevel=2,
         )
-
-
-def _copy(state: Any) -> Any:
-    return map_state(lambda part: part.clone(memory_format=torch.contiguous_format), state)
 
 
 def _write(old: Any, new: Any) -> None:

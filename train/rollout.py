@@ -114,7 +114,7 @@ def collect(
     ends: _Looked | _Held = _Looked(policy) if look else _Held(policy, env, cut_returns)
     # Who advances gives its memory up, so what is needed later is copied.
     given_up = not look or once is not None
-    memory_at_start = _copy(acting.memory) if given_up else acting.memory
+    memory_at_start = copied(acting.memory) if given_up else acting.memory
     seen: list[Moment] = []
     for t in range(length):
         if t and enough is not None and enough(t):
@@ -124,7 +124,7 @@ def collect(
         cut_off_B = step.truncated if cut_returns else step.truncated & step.trial_start
         ends.note(step, now.action, acting.memory, cut_off_B)
         seen.append(now._replace(acting=None))  # type: ignore[arg-type]  # the memory of every step would be much
-    value_after = take(acting.inputs, _copy(acting.memory) if given_up else acting.memory)[0].value
+    value_after = take(acting.inputs, copied(acting.memory) if given_up else acting.memory)[0].value
     said = [now.step for now in seen]
     window = Window(
         inputs=_stack([now.inputs for now in seen]),
@@ -220,7 +220,7 @@ class _Clock:
 
     def note(self, cut_B: Tensor, moment: tuple[Inputs, State]) -> None:
         # A copy, since the memory that the policy goes on with may be written to.
-        self.held = _copy(moment) if self.held is None else select(cut_B, moment, self.held)
+        self.held = copied(moment) if self.held is None else select(cut_B, moment, self.held)
         self.cut_T.append(cut_B)
         if len(self.cut_T) == self.span:
             self.evaluate()
@@ -254,10 +254,11 @@ def _plain(acting: Acting) -> Acting:
 
     The same numbers with other strides may take another path through a product, and end in other last bits.
     """
-    return Acting(acting.env_state, _copy(acting.inputs), _copy(acting.memory))
+    return Acting(acting.env_state, copied(acting.inputs), copied(acting.memory))
 
 
-def _copy(state: State) -> State:
+def copied(state: State) -> State:
+    """Return the same numbers in tensors of their own, laid out plainly."""
     return map_state(lambda part: part.clone(memory_format=torch.contiguous_format), state)
 
 
