@@ -100,12 +100,12 @@ class Policy(nn.Module):
 
         Those of the core, as `Core.flops_per_step` counts them, and the products of the encoder and the heads.
         """
-        like = {"device": self.device}
-        boxed = {name: torch.zeros(1, *box.shape, **like) for name, box in boxes(self.observation_space).items()}
-        obs = boxed if isinstance(self.observation_space, spaces.Dict) else boxed["obs"]
-        flag_1, action_1 = torch.zeros(1, dtype=torch.bool, **like), self.head.blank(1).to(self.device)
+        zeros, observed = self.out.weight.new_zeros, self.observation_space
+        boxed = {name: zeros(1, *box.shape) for name, box in boxes(observed).items()}
+        obs = boxed if isinstance(observed, spaces.Dict) else boxed["obs"]
+        flag_1, action_1 = zeros(1, dtype=torch.bool), self.head.blank(1).to(self.device)
         with FlopCounterMode(display=False) as counter:
-            self.encoder(Inputs(obs, action_1, torch.zeros(1, **like), flag_1, flag_1))
+            self.encoder(Inputs(obs, action_1, zeros(1), flag_1, flag_1))
         products: int = counter.get_total_flops()
         return self.core.flops_per_step(steps) + products + 2.0 * count_parameters(self.out)
 
