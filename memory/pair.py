@@ -28,6 +28,7 @@ class Pair(Core):
         super().__init__(actor.width + critic.width)
         self.actor, self.critic = actor, critic
         self.settles = actor.settles or critic.settles
+        self.draws_plans = actor.draws_plans or critic.draws_plans
 
     def initial_state(self, batch: int) -> PairState:
         """Return both fresh memories."""
