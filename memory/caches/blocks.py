@@ -18,11 +18,11 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ..core import Core, MemoryConfig, select
+from ..core import Core, MemoryConfig
 from ..stack import Stack
 from ..transformer import AttentionLayer
 from .config import CacheConfig
-from .streaming import Streaming, put, scores, shrunk, still, take, turned, weigh
+from .streaming import Streaming, put, scores, shrunk, still, take, turned, weigh, wipe
 
 
 class Blocks(NamedTuple):
@@ -89,7 +89,8 @@ class BlockCore(Streaming):
         return max(0, (step - self.config.sinks - self.config.window) // self.config.block)
 
     def _forget(self, state: Blocks, start_B: Tensor) -> Blocks:
-        return select(start_B, self.initial_state(1), state)  # type: ignore[no-any-return]
+        wipe(state, start_B)
+        return state._replace(number_BC=state.number_BC.masked_fill(start_B[:, None], -1))
 
     def _step(self, x_BD: Tensor, state: Blocks, episode_B: Tensor | None) -> tuple[Tensor, Blocks]:
         config, seen_B, near = self.config, state.seen_B, self.near

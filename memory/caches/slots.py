@@ -17,7 +17,7 @@ from ..core import select
 from ..stack import Stack
 from ..transformer import AttentionLayer
 from .ledger import Ledger, enter, newest, next_slot, no_entries
-from .streaming import Streaming, scores, still, turned, weigh
+from .streaming import Streaming, scores, still, turned, weigh, wipe
 
 if TYPE_CHECKING:
     from .rule import RuleConfig
@@ -61,8 +61,7 @@ class SlotCore(Streaming):
         return self.stack.flops_per_step(steps)
 
     def _forget(self, state: Slots, start_B: Tensor) -> Slots:
-        for kv_B2HSK in state.kv_LB2HSK:
-            kv_B2HSK.masked_fill_(start_B.view(-1, 1, 1, 1, 1), 0)
+        wipe(state.kv_LB2HSK, start_B)
         fresh = no_entries(self.rule, 1, self.slots, start_B.device)
         return Slots(state.kv_LB2HSK, select(start_B, fresh, state.ledger))
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...kernels.segment_attention import rotate
-from ..core import Core, MemoryConfig, State, select
+from ..core import Core, MemoryConfig, State, map_state, select
 from ..memo import MemoConfig
 from ..stack import Stack
 from ..transformer import AttentionLayer, TransformerConfig
@@ -76,7 +76,7 @@ class Streaming(Core):
         """Take a step through all layers; queries and keys are turned by `turn`, and `read` keeps and attends."""
         for number, (layer, block) in enumerate(zip(self.stack.layers, self.stack.blocks, strict=True)):
             given_BD = block.before(x_BD)  # type: ignore[operator]
-            query_BH1K, new_B2H1K = layer.weights(given_BD[:, None], turn)  # type: ignore[operator, union-attr]
+            query_BH1K, new_B2H1K = layer.weights(given_BD[:, None], turn)  # type: ignore[operator]
             read_BHK = read(number, cast(AttentionLayer, layer), query_BH1K[:, :, 0], new_B2H1K[:, :, :, 0])
             y_BD = layer.weights.join(read_BHK[:, :, None])[:, 0]  # type: ignore[operator, union-attr]
             x_BD = block.after(x_BD, y_BD)  # type: ignore[operator]
@@ -129,6 +129,11 @@ def weigh(
     if sink is not None:
         read_BHK = read_BHK + weights[-1] * sink[1].to(dtype)
     return cast(Tensor, read_BHK), list(weights[: len(parts)])
+
+
+def wipe(state: State, start_B: Tensor) -> None:
+    """Put 0 into all tensors of the rows that start, in place."""
+    map_state(lambda part: part.masked_fill_(start_B.view(-1, *[1] * (part.ndim - 1)), 0), state)
 
 
 def take(store: Tensor, dim: int, place_BN: Tensor) -> Tensor:

@@ -18,11 +18,11 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from ..core import Core, MemoryConfig, select
+from ..core import Core, MemoryConfig
 from ..stack import Stack
 from ..transformer import AttentionLayer
 from .config import CacheConfig
-from .streaming import Streaming, put, scores, shrunk, take, weigh
+from .streaming import Streaming, put, scores, shrunk, take, weigh, wipe
 
 
 class Pages(NamedTuple):
@@ -79,7 +79,8 @@ class ThinCore(Streaming):
         return self.stack.flops_per_step(steps) + self.depth * self.width * (4.0 * (keys - whole) - 2.0 * gone)
 
     def _forget(self, state: Pages, start_B: Tensor) -> Pages:
-        return select(start_B, self.initial_state(1), state)  # type: ignore[no-any-return]
+        wipe(state, start_B)
+        return state
 
     def _step(self, x_BD: Tensor, state: Pages, episode_B: Tensor | None) -> tuple[Tensor, Pages]:
         seen_B, recent, slots = state.seen_B, self.recent, 2 * self.recent
