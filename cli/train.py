@@ -102,6 +102,7 @@ def _about(config: TrainConfig, launch: Launch) -> str:
             env.action_space,
             separate_critic=config.separate_critic,
         )
+        policy.check_episodes(env.episode_steps)
     finally:
         env.close()
     parameters = sum(part.numel() for part in policy.parameters())
