@@ -154,6 +154,7 @@ def act(training: Training) -> Window:
                 config.ppo.window,
                 training.sampling,
                 config.ppo.cut_returns,
+                stop=config.ppo.trial_end == "stop",
                 enough=cutoff,
             )
     if cutoff is not None:
