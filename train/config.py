@@ -125,6 +125,8 @@ class TrainConfig:
     """How it is looked at while it learns."""
     steps: int = 2_000_000
     """Environment steps of the run."""
+    init: str = ""
+    """A run whose newest policy this one begins with (weights only): to go on with longer trials, or another task."""
     seed: int = 0
     """Decides everything that is random."""
     device: str = "cpu"

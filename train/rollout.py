@@ -106,7 +106,7 @@ def collect(
         look: find truncated rows by looking at them (`_Looked`), or never look (`_Held`), for cores that leave nothing
             to settle. None: look where that costs nothing, on a CPU, and where it must be.
         once: takes one step in the place of `act_once`.
-        stop: with `cut_returns` false, a trial that is over is worth nothing more, so no final observation is evaluated.
+        stop: with `cut_returns` false, a trial that is over is worth nothing more: no final observation is evaluated.
         enough: ends the window early; it is asked before each step but the first, with the steps that were taken.
     """
     if look is None:

@@ -73,10 +73,9 @@ class SpanGraph:
         while left:
             free = min(left, self._free(left))
             left -= free
-            for _ in range(free // self._span):
-                seen.append(copied(self._many.replay()))
-            for _ in range(free % self._span):
-                seen.append(copied(self._one.replay()))
+            many, single = divmod(free, self._span)
+            for graph in [self._many] * many + [self._one] * single:
+                seen.append(copied(graph.replay()))  # noqa: PERF401 - reads as what it is
         self._free(0)
         together: Moment = map_state(lambda *some: torch.cat(some), *seen)
         value_next_TB = torch.cat([together.value[1:], self._value.replay()[None]])
