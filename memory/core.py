@@ -78,6 +78,17 @@ class Core(nn.Module, ABC):
         """Do what `unroll` does, without a look, by a plan of these rows or of more."""
         return self.unroll(x_TBD, state, start_TB)
 
+    episodic: bool = False
+    """The core wants to know where episodes begin inside a trial: `step`, `advance`, `unroll`, `follow` and `plan` take
+    one more tensor after the start, of its shape and type. A start of a trial is one of an episode, too."""
+
+    def check_episodes(self, steps: int | None) -> None:
+        """Refuse episodes of so many steps (None: unknown), where a core has a limit. Here: there is none.
+
+        Raises:
+            ValueError: an episode is longer than the core can tell.
+        """
+
     draws_plans: bool = False
     """`plan` draws in training mode, so that there is no use in recording a graph for each plan."""
 
@@ -101,6 +112,13 @@ class Core(nn.Module, ABC):
     def unsettled(self, state: State) -> Tensor:
         """Return which rows have work left for `settle`, (B,) bool. Only for a core that `settles`."""
         raise NotImplementedError(f"{type(self).__name__} leaves nothing to settle")
+
+    def slack(self, state: State) -> Tensor:
+        """Return how many steps each row can take before it may be unsettled, (B,) whole; 0 for one that is.
+
+        So a loop looks seldom. Here: 1 for every row that is settled. Only for a core that `settles`.
+        """
+        return (~self.unsettled(state)).long()
 
     def settle(self, state: State) -> State:
         """Do the work that `advance` left, for some or all of the rows that are `unsettled`, and for at least one.

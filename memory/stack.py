@@ -144,6 +144,10 @@ class Stack(Core):
         left = [layer.unsettled(part) for layer, part in self._settling(state)]
         return torch.stack(left).any(0)
 
+    def slack(self, state: State) -> Tensor:
+        """Return the least slack of any layer."""
+        return torch.stack([layer.slack(part) for layer, part in self._settling(state)]).amin(0)
+
     def settle(self, state: State) -> State:
         """Settle every layer."""
         return tuple(layer.settle(part) for layer, part in zip(self.layers, state, strict=True))  # type: ignore[operator]
@@ -179,11 +183,11 @@ class Stack(Core):
     def _settling(self, state: State) -> list[tuple[Core, State]]:
         return [(layer, part) for layer, part in zip(self.layers, state, strict=True) if layer.settles]  # type: ignore[misc]
 
-    def _run(self, form: str, x: Tensor, state: State, start: Tensor) -> tuple[Tensor, State]:
+    def _run(self, form: str, x: Tensor, state: State, start: Tensor, *more: Tensor) -> tuple[Tensor, State]:
         after = []
         kept = kept_layers(self, self.depth_dropout, len(self.layers), x) if form == "unroll" else None
         for index, (layer, block, part) in enumerate(zip(self.layers, self.blocks, state, strict=True)):
-            y, part = getattr(layer, form)(block.before(x), part, start)  # type: ignore[operator]
+            y, part = getattr(layer, form)(block.before(x), part, start, *more)  # type: ignore[operator]
             x = block.after(x, y, None if kept is None else kept[index])  # type: ignore[operator]
             after.append(part)
         return self.norm(x), tuple(after)
