@@ -34,8 +34,8 @@ def kept(
         _, state = cache.advance(x_BD, state, torch.tensor([time == 0]), episode_B)  # type: ignore[call-arg]
         if surprise:
             state = cache.judge(state, torch.tensor([surprise[time]]))
-        slot_SD = state.kv_LB2HSK[0][0, 1].transpose(0, 1).flatten(1)
-        rank_S, order = state.ledger.rank_BS[0].tolist(), {}
+        slot_SD = state.kept.kv_LB2HSK[0][0, 1].transpose(0, 1).flatten(1)
+        rank_S, order = state.kept.ledger.rank_BS[0].tolist(), {}
         for slot, rank in enumerate(rank_S):
             if rank >= 0:
                 order[rank] = int((value_TD - slot_SD[slot]).abs().sum(1).argmin())
@@ -129,8 +129,8 @@ def test_an_entry_is_used_by_attention() -> None:
     for time in range(3):
         _, state = cache.advance(torch.randn(1, 4).double(), state, torch.tensor([time == 0]))
     never = -(2**31)
-    assert state.ledger.marks.used_BS.tolist() == [[1, 1, never, never, never]]
-    assert state.ledger.marks.born_BS[0, :3].tolist() == [0, 1, 2]
+    assert state.kept.ledger.marks.used_BS.tolist() == [[1, 1, never, never, never]]
+    assert state.kept.ledger.marks.born_BS[0, :3].tolist() == [0, 1, 2]
 
 
 def hit_rate(rule: RuleConfig, seeds: int = 3, capacity: int = 200, turns: int = 4000) -> float:
