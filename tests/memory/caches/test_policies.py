@@ -60,12 +60,14 @@ def test_there_is_a_tight_and_an_ample_budget_for_every_policy() -> None:
     assert {"oldest-sets"} < {name for name, _ in TIGHT_MEMO.values()}
 
 
-@pytest.mark.parametrize(("depth", "sink"), [(1, "none"), (2, "kv")])
+@pytest.mark.parametrize(
+    "memory", [{}, {"depth": 2, "sink": "kv"}, {"positions": "episode", "sink": "k0v0"}], ids=["", "sink", "episodes"]
+)
 @pytest.mark.parametrize(("name", "options"), AMPLE)
 def test_a_budget_of_a_whole_trial_is_full_context(
-    name: str, options: dict[str, Any], depth: int, sink: str, stream: Stream
+    name: str, options: dict[str, Any], memory: dict[str, Any], stream: Stream
 ) -> None:
-    config, core = built("transformer", depth=depth, sink=sink)
+    config, core = built("transformer", **memory)
     want = stream.run(make_cache("full").apply(config, core, 40))
     got = stream.run(make_cache(name, context=100, **options).apply(config, core, 40))
     torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
@@ -204,7 +206,7 @@ def test_an_agent_with_a_critic_of_its_own_has_the_policy_twice(
     both = cache.apply(config, Pair(actor, critic), 40)
     alone = cache.apply(config, actor, 40)
     double = torch.cat([stream.x_TBD, stream.x_TBD], -1)
-    got, _ = act(both, double, stream.start_TB, stream.surprise_TB)
+    got, _ = act(both, double, stream.start_TB, stream.surprise_TB, stream.episode_TB)
     assert both.judges == alone.judges
     torch.testing.assert_close(got[..., :16], stream.run(alone))
 
@@ -282,6 +284,14 @@ def test_a_transformer_has_no_summaries_and_a_trial_has_a_step() -> None:
         make_cache("oldest-sets").apply(config, config.build(), 100)
     with pytest.raises(ValueError, match="a trial of 0 steps; it must have at least 1"):
         make_cache("full").apply(config, config.build(), 0)
+
+
+def test_a_streaming_core_refuses_the_episodes_that_the_core_refuses() -> None:
+    config = make_config("transformer", positions="episode", episode_positions=9)
+    streaming = make_cache("sinks", context=9).apply(config, config.build(), 100)
+    streaming.check_episodes(9)
+    with pytest.raises(ValueError, match="an episode takes up to 10 steps, and the memory has positions for 9"):
+        streaming.check_episodes(10)
 
 
 def test_unknown_names_say_what_there_is() -> None:
