@@ -12,10 +12,11 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
-from ..memory.core import MemoryConfig, State
+from ..memory.core import MemoryConfig, State, count_parameters
 from ..memory.pair import Pair
-from .encoder import Encoder, EncoderConfig, EncoderPair, Inputs
+from .encoder import Encoder, EncoderConfig, EncoderPair, Inputs, boxes
 from .heads import build_head
 
 
@@ -92,6 +93,21 @@ class Policy(nn.Module):
         else:
             y_TBD, memory = self.core.follow(x_TBD, memory, start_TB, plan)
         return self._output(y_TBD), memory
+
+    @torch.no_grad()
+    def flops_per_step(self, steps: int) -> float:
+        """Return the floating-point operations of the step of one row that follows `steps` steps of its trial.
+
+        Those of the core, as `Core.flops_per_step` counts them, and the products of the encoder and the heads.
+        """
+        zeros, observed = self.out.weight.new_zeros, self.observation_space
+        boxed = {name: zeros(1, *box.shape) for name, box in boxes(observed).items()}
+        obs = boxed if isinstance(observed, spaces.Dict) else boxed["obs"]
+        flag_1, action_1 = zeros(1, dtype=torch.bool), self.head.blank(1).to(self.device)
+        with FlopCounterMode(display=False) as counter:
+            self.encoder(Inputs(obs, action_1, zeros(1), flag_1, flag_1))
+        products: int = counter.get_total_flops()
+        return self.core.flops_per_step(steps) + products + 2.0 * count_parameters(self.out)
 
     def _output(self, y: Tensor) -> Output:
         if self.separate_critic:

@@ -116,6 +116,35 @@ class Core(nn.Module, ABC):
         """
         return sum(part.numel() * part.element_size() for part in parts(self.initial_state(1)).values())
 
+    def context_entries(self, steps: int) -> int:
+        """Return how many entries, each a key and a value in every layer, a row holds after `steps` steps of a trial.
+
+        Here: 0, for every core that keeps no entries.
+        """
+        return 0
+
+    def flops_per_step(self, steps: int) -> float:
+        """Return the floating-point operations of the step of one row that follows `steps` steps of its trial.
+
+        Two per weight that it is multiplied with; in attention, per layer and key, two per feature for the score and
+        two for the sum of values. Norms and nonlinearities are not counted, nor what `settle` does: `settling_flops`.
+
+        Here: two per parameter, for every core in which each is a weight that every step uses once.
+        """
+        return 2.0 * count_parameters(self)
+
+    def settling_flops(self, steps: int) -> float:
+        """Return what `settle` adds to such a step, spread evenly over the steps between two of its calls.
+
+        Here: nothing, for a core that leaves nothing to `settle`.
+        """
+        return 0.0
+
+
+def count_parameters(*modules: nn.Module) -> int:
+    """Return how many numbers are learned in some modules."""
+    return sum(part.numel() for module in modules for part in module.parameters())
+
 
 def map_state(function: Callable[..., Tensor], *states: State) -> State:
     """Apply `function` to the tensors that stand in the same place of each state, and keep the structure."""

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from ..kernels.decode_attention import decode_attention
 from ..kernels.segment_attention import NEVER, Seen, attention
 from .attention import Heads, HeadsConfig
-from .core import Core, map_state, rows, select
+from .core import Core, count_parameters, map_state, rows, select
 from .in_step import Section, sections, unroll_in_step
 from .stack import Block, Norm
 
@@ -77,6 +77,22 @@ class Memo(Core):
     def context_entries(self, steps: int) -> int:
         """Return how many keys a row keeps after `steps` steps of a trial: of summaries, and of the running segment."""
         return min(steps // self.segment, self.sets) * self.summaries + steps % self.segment
+
+    def flops_per_step(self, steps: int) -> float:
+        """Return what a step costs that writes no summary: its weights, and attention to all entries and itself."""
+        return self._flops_per_token(self.context_entries(steps) + 1)
+
+    def settling_flops(self, steps: int) -> float:
+        """Return what the next summary costs, both passes of its tokens, by the steps of a segment."""
+        sets = min(steps // self.segment, self.sets)
+        among = (self.summaries + 1) / 2  # of a summary's tokens, that one of them sees on average
+        first = self._flops_per_token(sets * self.summaries + self.segment + among)
+        second = self._flops_per_token((0 if self.overwrite else sets * self.summaries) + among)
+        return self.summaries * (first + second) / self.segment
+
+    def _flops_per_token(self, keys: float) -> float:
+        weights = count_parameters(self.layers, self.blocks, self.norm)
+        return 2.0 * weights + 4.0 * len(self.layers) * self.width * keys
 
     def step(self, x_BD: Tensor, state: Notes, start_B: Tensor) -> tuple[Tensor, Notes]:
         """Take one step; the rows that complete a segment with it also write their summary.
@@ -312,14 +328,6 @@ def _after(visible_BN: Tensor, count: int) -> Seen:
 def _join(first: Layers, second: Layers) -> Layers:
     """Put slots after slots, layer by layer."""
     return tuple(torch.cat(pair, 3) for pair in zip(first, second, strict=True))
-
-
-def flops_per_step(parameters: int, layers: int, width: int, entries: float) -> float:
-    """Return the floating-point operations of one step of a transformer that attends to `entries` keys.
-
-    Two per weight; per layer and key, two per feature for the score and two for the sum of values.
-    """
-    return 2 * parameters + 4 * layers * width * entries
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,6 +76,18 @@ class Pair(Core):
         """Return the sum of both."""
         return self.actor.state_bytes(steps) + self.critic.state_bytes(steps)
 
+    def context_entries(self, steps: int) -> int:
+        """Return the sum of both."""
+        return self.actor.context_entries(steps) + self.critic.context_entries(steps)
+
+    def flops_per_step(self, steps: int) -> float:
+        """Return the sum of both."""
+        return self.actor.flops_per_step(steps) + self.critic.flops_per_step(steps)
+
+    def settling_flops(self, steps: int) -> float:
+        """Return the sum of both."""
+        return self.actor.settling_flops(steps) + self.critic.settling_flops(steps)
+
     def _both(self, state: PairState) -> list[tuple[Core, State]]:
         return [(self.actor, state.actor), (self.critic, state.critic)]
 

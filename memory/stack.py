@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..kernels.gated_unit import gated_unit
-from .core import Core, MemoryConfig, State
+from .core import Core, MemoryConfig, State, count_parameters
 
 EPS = 1e-6
 
@@ -145,6 +145,20 @@ class Stack(Core):
     def state_bytes(self, steps: int) -> int:
         """Return the sum over the layers."""
         return sum(layer.state_bytes(steps) for layer in self.layers)  # type: ignore[operator]
+
+    def context_entries(self, steps: int) -> int:
+        """Return the entries of the layer that holds most: an entry is a key and a value in every layer."""
+        most: int = max(layer.context_entries(steps) for layer in self.layers)  # type: ignore[operator]
+        return most
+
+    def flops_per_step(self, steps: int) -> float:
+        """Return the sum over the layers and what stands around them."""
+        layers: float = sum(layer.flops_per_step(steps) for layer in self.layers)  # type: ignore[operator]
+        return layers + 2.0 * count_parameters(self.blocks, self.norm)
+
+    def settling_flops(self, steps: int) -> float:
+        """Return the sum over the layers."""
+        return sum(layer.settling_flops(steps) for layer in self.layers)  # type: ignore[operator]
 
     def _settling(self, state: State) -> list[tuple[Core, State]]:
         return [(layer, part) for layer, part in zip(self.layers, state, strict=True) if layer.settles]  # type: ignore[misc]

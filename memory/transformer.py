@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..kernels.decode_attention import decode_attention
 from ..kernels.segment_attention import Seen, attention
 from .attention import Heads, HeadsConfig
-from .core import Core, select
+from .core import Core, count_parameters, select
 from .stack import Stack
 
 
@@ -101,6 +101,15 @@ class AttentionLayer(Core):
         moved_B2HSK = torch.where(_over(held_BS >= 0), window_B2HTK.gather(3, held_B2HSK), ring_B2HSK)
         kept_B2HSK = torch.where(_over(held_BS >= begun_B[:, None]), moved_B2HSK, 0)
         return y_BTD.transpose(0, 1), Ring(kept_B2HSK, seen_B)
+
+    def context_entries(self, steps: int) -> int:
+        """Return how many steps the ring holds."""
+        return min(steps, self.context)
+
+    def flops_per_step(self, steps: int) -> float:
+        """Return what the weights cost, and attention to what is in reach: the step itself and a sink included."""
+        keys = min(steps + 1, self.context) + (self.sink_key is not None)
+        return 2.0 * count_parameters(self.weights) + 4.0 * self.width * keys
 
     def _slots(self, like: Tensor) -> Tensor:
         return torch.arange(self.context, device=like.device)
