@@ -7,6 +7,7 @@ Shapes: N bins, F sums, B rows.
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from collections.abc import Callable, Iterator
@@ -82,7 +83,9 @@ class Stream:
         bins = self.bins if bins is None else bins
         steps = float(sum(each.end - each.begin for each in bins))
         episodes_B = _sum([each.episodes_B for each in bins])
-        found = {"success": bootstrap_ratio(_sum([b.successes_B for b in bins]), episodes_B)} if self.has_success else {}
+        found = (
+            {"success": bootstrap_ratio(_sum([b.successes_B for b in bins]), episodes_B)} if self.has_success else {}
+        )
         found["return"] = bootstrap_ratio(_sum([each.returns_B for each in bins]), episodes_B)
         found["reward"] = bootstrap_ratio(_sum([each.rewards_B for each in bins]), [steps] * self.rows)
         return found
@@ -264,7 +267,8 @@ def check_room(policy: Policy, rows: int, trial_steps: int, device: torch.device
     Raises:
         ValueError: it has none; the message says how much is asked for and how much is free.
     """
-    need, free = policy.core.state_bytes(trial_steps) * rows, _free_bytes(device)
+    core = copy.deepcopy(policy.core).to("meta")  # a size can be asked for without the room for it
+    need, free = core.state_bytes(trial_steps) * rows, _free_bytes(device)
     if need > free:
         raise ValueError(
             f"the memory of {rows} rows takes {need / 1e9:,.1f} GB at {trial_steps:,} steps of a trial, and "

@@ -1,7 +1,4 @@
-"""What streams found, for machines and for eyes: plain data, TensorBoard scalars, a picture.
-
-Shapes: none.
-"""
+"""What streams found, for machines and for eyes: plain data, TensorBoard scalars, a picture."""
 
 from __future__ import annotations
 
@@ -91,30 +88,32 @@ def draw(lines: Sequence[Line], path: Path, title: str) -> None:
     (by_budget, by_time), (by_bytes, by_latency) = figure.subplots(2, 2)
     figure.suptitle(title)
     name = _reached(lines)
+    costs = [[line.stream.costs([one]) for one in line.stream.bins] for line in lines]
     _draw_budgets(by_budget, lines, name)
-    _draw_times(by_time, lines, name, [[stream.figures([b])[name] for b in stream.bins] for _, stream in _pairs(lines)])
-    for axes, key, words in (
-        (by_bytes, "bytes", "bytes of memory per environment"),
-        (by_latency, "latency_median", "latency of a step in seconds, median (dotted: p99)"),
-    ):
-        costs = [[stream.costs([one]) for one in stream.bins] for _, stream in _pairs(lines)]
-        _draw_times(axes, lines, words, [[Interval(c[key], math.nan, math.nan) for c in some] for some in costs], "log")
-        if key == "latency_median":
-            for number, ((_, stream), some) in enumerate(zip(_pairs(lines), costs, strict=True)):
-                ends, slow = [one.end for one in stream.bins], [c["latency_p99"] for c in some]
-                axes.plot(ends, slow, ":", color=f"C{number % 10}", linewidth=1)
+    reached = [[line.stream.figures([one])[name] for one in line.stream.bins] for line in lines]
+    _draw_times(by_time, lines, name, reached)
+    _draw_times(by_bytes, lines, "bytes of memory per environment", _bare(costs, "bytes"), "log")
+    _draw_times(by_latency, lines, "seconds of a step (dotted: p99)", _bare(costs, "latency_median"), "log")
+    for number, (line, some) in enumerate(zip(lines, costs, strict=True)):
+        slow = [cost["latency_p99"] for cost in some]
+        by_latency.plot([one.end for one in line.stream.bins], slow, ":", color=_colour(number), linewidth=1)
     by_time.legend(fontsize="small")
     canvas.print_png(str(path))
 
 
-def _pairs(lines: Sequence[Line]) -> list[tuple[str, Stream]]:
-    return [(line.label, line.stream) for line in lines]
+def _bare(costs: list[list[dict[str, float]]], key: str) -> list[list[Interval]]:
+    return [[Interval(cost[key], math.nan, math.nan) for cost in some] for some in costs]
+
+
+def _colour(number: int) -> str:
+    return f"C{number % 10}"
 
 
 def _reached(lines: Sequence[Line]) -> str:
     """Return the figure that says best what was reached and that every line has."""
     for name in ("success", "return"):
-        if all(name in found and not math.isnan(found[name].value) for found in (s.figures() for _, s in _pairs(lines))):
+        found = [line.stream.figures().get(name) for line in lines]
+        if all(figure is not None and not math.isnan(figure.value) for figure in found):
             return name
     return "reward"
 
@@ -124,7 +123,7 @@ def _draw_budgets(axes: Axes, lines: Sequence[Line], name: str) -> None:
     for line in lines:
         found.setdefault(line.cache.name, []).append((line.cache.context, line.stream.figures()[name]))
     for number, (cache, points) in enumerate(found.items()):
-        colour = f"C{number % 10}"
+        colour = _colour(number)
         for _, figure in (point for point in points if not point[0]):
             axes.axhline(figure.value, color=colour, linestyle="--", label=cache)
             if not math.isnan(figure.low):
@@ -137,6 +136,7 @@ def _draw_budgets(axes: Axes, lines: Sequence[Line], name: str) -> None:
             )
             axes.errorbar(contexts, values, yerr=[down, up], color=colour, marker="o", capsize=3, label=cache)
             axes.set_xscale("log", base=2)
+            axes.set_xticks(contexts, [f"{context:,}" for context in contexts])
     axes.set(xlabel="context budget: entries that a row may keep", ylabel=name)
     axes.legend(fontsize="small")
     axes.grid(alpha=0.3)
@@ -145,9 +145,9 @@ def _draw_budgets(axes: Axes, lines: Sequence[Line], name: str) -> None:
 def _draw_times(
     axes: Axes, lines: Sequence[Line], words: str, values: Sequence[Sequence[Interval]], scale: Scale = "linear"
 ) -> None:
-    for number, ((label, stream), some) in enumerate(zip(_pairs(lines), values, strict=True)):
-        ends, colour = [one.end for one in stream.bins], f"C{number % 10}"
-        axes.plot(ends, [figure.value for figure in some], color=colour, marker=".", label=label)
+    for number, (line, some) in enumerate(zip(lines, values, strict=True)):
+        ends, colour = [one.end for one in line.stream.bins], _colour(number)
+        axes.plot(ends, [figure.value for figure in some], color=colour, marker=".", label=line.label)
         axes.fill_between(
             ends, [figure.low for figure in some], [figure.high for figure in some], color=colour, alpha=0.1
         )
