@@ -169,7 +169,7 @@ def _parse(folder: RunFolder, config: TrainConfig, argv: list[str]) -> tuple[lis
 def _take_list(argv: list[str], flag: str) -> tuple[list[str], list[str]]:
     """Take `flag A,B C ..` out of the arguments."""
     # Where a value looks like a flag, it is a number below zero, about which there is something better to say.
-    joined = re.sub(rf"(?<!\S){flag}\0(?=-\d)", f"{flag}=", "\0".join(argv)).split("\0") if argv else argv
+    joined = re.sub(rf"(?<![^\0]){flag}\0(?=-\d)", f"{flag}=", "\0".join(argv)).split("\0") if argv else argv
     values, rest = flags.take_many(joined, flag)
     return [word for value in values for word in value.split(",") if word], rest
 
@@ -232,7 +232,7 @@ def _show(lines: Sequence[Line], options: _Options) -> None:
         console.print(made)
     how = ", ".join(sorted({line.stream.how for line in lines}))
     print(
-        "entries, bytes: of one row's memory at the end. FLOPs: of one step of one row, on average; settling: summaries.\n"
+        "entries, bytes: of one row's memory at the end. FLOPs: of one row's step, on average; settling: summaries.\n"
         f"median, p99: of one step of {options.rows} rows together, without the environments, on "
         f"{describe(torch.device(options.device))}, {how}.\nlast/first bin: of the medians."
     )

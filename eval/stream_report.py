@@ -67,7 +67,7 @@ def _plain(value: float) -> float | None:
 
 
 def write_scalars(lines: Sequence[Line], folder: Path) -> None:
-    """Write `stream/FIGURE/POLICY-BUDGET` for TensorBoard, over the steps of the stream; what is not known is left out."""
+    """Write `stream/FIGURE/POLICY-BUDGET` for TensorBoard over the steps of the stream, but for what is not known."""
     with SummaryWriter(str(folder)) as writer:
         for line in lines:
             for one in line.stream.bins:
@@ -98,7 +98,7 @@ def draw(lines: Sequence[Line], path: Path, title: str) -> None:
         slow = [cost["latency_p99"] for cost in some]
         by_latency.plot([one.end for one in line.stream.bins], slow, ":", color=_colour(number), linewidth=1)
     by_time.legend(fontsize="small")
-    canvas.print_png(str(path))
+    canvas.print_png(str(path))  # type: ignore[no-untyped-call]
 
 
 def _bare(costs: list[list[dict[str, float]]], key: str) -> list[list[Interval]]:

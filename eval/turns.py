@@ -1,7 +1,7 @@
 """One step of an agent in two halves: the policy acts, which is timed, and the environments answer, which is not.
 
-On a GPU each half is recorded as a CUDA graph. What a step goes on from then lives in tensors that the graphs overwrite;
-elsewhere the same functions run as they are written.
+On a GPU each half is recorded as a CUDA graph, and what a step goes on from lives in tensors that the graphs overwrite.
+Elsewhere the same functions run as they are written.
 
 Shapes: B rows, F sums.
 """
