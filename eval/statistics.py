@@ -68,8 +68,8 @@ def bootstrap_mean(
 
 
 def bootstrap_ratio(
-    sums: Sequence[float],
-    counts: Sequence[float],
+    sums: Array | Sequence[float],
+    counts: Array | Sequence[float],
     *,
     resamples: int = 2_000,
     level: float = 0.95,

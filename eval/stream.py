@@ -216,8 +216,9 @@ def _play(
                         tell(done)
             finally:
                 if done > begin:
-                    sums = world.take_sums().numpy()
-                    stream.bins.append(Bin(begin, done, *sums, latencies, *read.means()))
+                    rewards_B, episodes_B, returns_B, successes_B = world.take_sums().numpy()
+                    reached = (rewards_B, episodes_B, returns_B, successes_B)
+                    stream.bins.append(Bin(begin, done, *reached, latencies, *read.means()))
     except KeyboardInterrupt:
         stream.interrupted = True
     tell(done)

@@ -1,8 +1,8 @@
 """What a step costs late in a long trial, by memory, on one trunk: the efficiency table of Memo, measured again.
 
 Source: Memo (arXiv 2510.19732), Table 1: Memo against full context at 32,000 steps.
-Departures: streaming Memo, a window and recurrent nets beside. Memories are brought to that step by learning's pass over
-random inputs in one row, which is then repeated in all rows, since what a step costs does not depend on what was seen.
+Departures: streaming Memo, a window and recurrent nets beside. Memories are brought to that step by learning's pass
+over random inputs in one row, which is then repeated in all rows: what a step costs does not depend on what was seen.
 Shapes: T time, B rows, D features.
 """
 

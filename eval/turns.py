@@ -187,12 +187,8 @@ class World:
 
     def __init__(self, env: Env, state: Any, actor: Actor) -> None:
         self._env, self._actor, self._state = env, actor, state
-        like = {"device": env.device}
-        self.tally = Tally(
-            torch.zeros(env.batch, dtype=torch.float64, **like),
-            torch.zeros(env.batch, dtype=torch.int64, **like),
-            torch.zeros(4, env.batch, dtype=torch.float64, **like),
-        )
+        zero_B = torch.zeros(env.batch, dtype=torch.float64, device=env.device)
+        self.tally = Tally(zero_B, zero_B.long(), zero_B.repeat(4, 1))
         self._graph: Graph[None] | None = None
         self._to_record = actor.recorded and env.on_device
 
