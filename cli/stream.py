@@ -38,10 +38,7 @@ FLAGS = ("--cache", "--context", "--bins", "--surprise")
 
 @dataclass(frozen=True, kw_only=True)
 class StreamOptions:
-    """How to play streams: `--cache full,POLICY..` says what the memory keeps, `--context N,N..` how many entries.
-
-    Every policy is played at every budget; `full` keeps everything, and a core of constant memory has no other.
-    """
+    """How to play streams. Which policies, and at which budgets, `--cache` and `--context` say."""
 
     steps: int = 0
     """Steps of each row; must be given. Where trials of the task are shorter, several are played one after another."""
@@ -122,10 +119,7 @@ def evaluate_streams(folder: RunFolder, config: TrainConfig, argv: list[str]) ->
 
 @dataclass(frozen=True, kw_only=True)
 class _Options(StreamOptions):
-    """How to play streams, and on what: `--cache full,POLICY..` says what is kept, `--context N,N..` how many entries.
-
-    Every policy is played at every budget; `full` keeps everything, and a core of constant memory has no other.
-    """
+    """How to play streams, and on what."""
 
     env: EnvConfig = field(kw_only=True)
     """Options of the task, as in training unless changed here."""
@@ -149,8 +143,16 @@ def _parse(folder: RunFolder, config: TrainConfig, argv: list[str]) -> tuple[lis
     own = make_dataclass(
         "Caches", [(name, kind, field(default=kind())) for name, kind in fields], frozen=True, kw_only=True
     )
+    prog = f"mnemic eval {folder.path}"
+    if any(word in flags.HELP for word in argv):
+        width = max(map(len, CACHES))
+        print("\n".join(f"  {name:<{width}}  {kind.summary}" for name, kind in CACHES.items()) + "\n")
     options = flags.parse(
-        _Options(env=config.env, cache=own()), rest, prog=f"mnemic eval {folder.path}", also=("--cache", "--context")
+        _Options(env=config.env, cache=own()),
+        rest,
+        prog=prog,
+        usage=f"{prog} --cache POLICY[,POLICY..] [--context N[,N..]] --steps N",
+        also=("--cache", "--context"),
     )
     if not options.steps:
         raise ValueError("a stream needs --steps N, its length")
