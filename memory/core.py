@@ -24,6 +24,10 @@ class Core(nn.Module, ABC):
     observation, an evaluation or a second policy cannot disturb a rollout. `step` and `unroll` are one function
     in two forms; `mnemic.memory.laws` says what they owe each other and checks it for any core.
 
+    A core may have noise for learning: in `unroll` and `follow` only, and only in training mode (`Core.train`), in
+    which a trainer puts it for the pass that it learns from. What the device draws comes from its default generator,
+    what `plan` draws from that of the CPU.
+
     Attributes:
         width: D, the features that go in and come out.
     """
@@ -73,6 +77,9 @@ class Core(nn.Module, ABC):
     def follow(self, x_TBD: Tensor, state: State, start_TB: Tensor, plan: Hashable) -> tuple[Tensor, State]:
         """Do what `unroll` does, without a look, by a plan of these rows or of more."""
         return self.unroll(x_TBD, state, start_TB)
+
+    draws_plans: bool = False
+    """`plan` draws in training mode, so that there is no use in recording a graph for each plan."""
 
     settles: bool = False
     """`advance` may leave work for `settle`. Where this is false, there is no need to ask `unsettled`."""
@@ -232,12 +239,23 @@ class MemoryConfig(ABC):
     """How a layer joins the stream: its output replaces it, is added to it, or enters through a GRU gate (GTrXL)."""
     mlp: int = 0
     """Hidden width of the gated MLP after each layer, as a multiple of `width`; 0 for none."""
+    depth_dropout: float = 0.0
+    """How likely learning leaves a layer and its MLP out, for all rows of a pass at once; not without a residual."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that no core can have."""
         for field, least in (("width", 1), ("depth", 1), ("mlp", 0)):
             if getattr(self, field) < least:
                 raise ValueError(f"memory {self.name}: {field} is {getattr(self, field)}; it must be at least {least}")
+        if not 0 <= self.depth_dropout < 1:
+            raise ValueError(
+                f"memory {self.name}: depth_dropout is {self.depth_dropout}; it must be at least 0 and less than 1"
+            )
+        if self.depth_dropout and self.residual == "none":
+            raise ValueError(
+                f"memory {self.name}: depth_dropout {self.depth_dropout} leaves nothing of a stream without a "
+                "residual; choose residual add or gate, or depth_dropout 0"
+            )
 
     @abstractmethod
     def build(self) -> Core:

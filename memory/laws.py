@@ -1,9 +1,9 @@
 """The laws of a memory core, for every core of this package and for your own: `check_core(lambda: MyCore(16))`.
 
-Each law builds the core afresh from a fixed seed, leaves the caller's random state alone, and raises `BrokenLaw` with
-what it saw, what it expected and where. Rows are at different steps of their trials throughout, and pasts are lived
-through `step`, so that a mistake in `unroll` cannot hide in how the past was made. States are compared by what a core
-does with them, never by their numbers: those are its own business.
+Each law builds the core afresh from a fixed seed, without the noise of training mode, leaves the caller's random state
+alone, and raises `BrokenLaw` with what it saw, what it expected and where. Rows are at different steps of their trials
+throughout, and pasts are lived through `step`, so that a mistake in `unroll` cannot hide in how the past was made.
+States are compared by what a core does with them, never by their numbers: those are its own business.
 
 Shapes: T time, B rows, D features.
 """
@@ -77,7 +77,7 @@ def _law(name: str) -> Callable[[Callable[[str, Build, Scale], None]], Law]:
                 raise ValueError(f"the laws need at least 2 rows and 4 steps, not {scale.batch} and {scale.steps}")
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(scale.seed)
-                check(name, build, scale)
+                check(name, lambda: build().eval(), scale)
 
         LAWS[name] = law
         return law

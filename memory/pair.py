@@ -29,6 +29,7 @@ class Pair(Core):
         self.actor, self.critic = actor, critic
         self.settles = actor.settles or critic.settles
         self.judges = actor.judges or critic.judges
+        self.draws_plans = actor.draws_plans or critic.draws_plans
 
     def initial_state(self, batch: int) -> PairState:
         """Return both fresh memories."""

@@ -84,16 +84,31 @@ class Block(nn.Module):
         prepared: Tensor = self.norm(stream)
         return prepared
 
-    def after(self, stream: Tensor, layer: Tensor) -> Tensor:
-        """Return the stream after the layer and its MLP, (..., D)."""
-        stream = self._join(stream, layer, self.gate)
-        return stream if self.mlp is None else self._join(stream, self.mlp(stream), self.mlp_gate)
+    def after(self, stream: Tensor, layer: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Return the stream after the layer and its MLP, (..., D); where `kept` is false, as it was before both."""
+        joined = self._join(stream, layer, self.gate)
+        joined = joined if self.mlp is None else self._join(joined, self.mlp(joined), self.mlp_gate)
+        return joined if kept is None else torch.where(kept, joined, stream)
 
     def _join(self, stream: Tensor, layer: Tensor, gate: GRUGate | None) -> Tensor:
         if gate is not None:
             merged: Tensor = gate(stream, F.relu(layer))
             return merged
         return stream + layer if self.residual == "add" else layer
+
+
+def kept_layers(core: nn.Module, chance: float, layers: int, like: Tensor) -> Tensor | None:
+    """Draw, for one pass of learning, which layers take part: each is left out with a chance, for all rows at once.
+
+    Depth dropout as in Memo (arXiv 2510.19732) and ReLIC (arXiv 2410.02751): what is kept is not scaled up. A layer
+    that is left out remembers all the same.
+
+    Returns:
+        A bool by layer, or None where all take part: outside training mode.
+    """
+    if not (core.training and chance):
+        return None
+    return torch.rand(layers, device=like.device) >= chance
 
 
 class Stack(Core):
@@ -105,6 +120,7 @@ class Stack(Core):
         self.blocks = nn.ModuleList(Block(config) for _ in layers)
         self.norm = nn.Identity() if config.residual == "none" else Norm(config.width)
         self.settles = any(layer.settles for layer in layers)
+        self.depth_dropout = config.depth_dropout
 
     def initial_state(self, batch: int) -> State:
         """Return the fresh memory of every layer."""
@@ -165,8 +181,9 @@ class Stack(Core):
 
     def _run(self, form: str, x: Tensor, state: State, start: Tensor) -> tuple[Tensor, State]:
         after = []
-        for layer, block, part in zip(self.layers, self.blocks, state, strict=True):
+        kept = kept_layers(self, self.depth_dropout, len(self.layers), x) if form == "unroll" else None
+        for index, (layer, block, part) in enumerate(zip(self.layers, self.blocks, state, strict=True)):
             y, part = getattr(layer, form)(block.before(x), part, start)  # type: ignore[operator]
-            x = block.after(x, y)  # type: ignore[operator]
+            x = block.after(x, y, None if kept is None else kept[index])  # type: ignore[operator]
             after.append(part)
         return self.norm(x), tuple(after)

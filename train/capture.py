@@ -310,10 +310,11 @@ class Graphs:
     ) -> LearningGraph | None:
         """Return what learns from a window, or None where it is `learn` that has to.
 
-        That is so, too, where processes that learn together may have windows of different plans: a rehearsal averages,
-        and all must come to it at once.
+        That is so where the core draws a plan for each minibatch, and where processes that learn together may have
+        windows of different plans: a rehearsal averages, and all must come to it at once.
         """
-        if not self._may("learning", policy.device) or (average is not None and policy.core.settles):
+        core = policy.core
+        if not self._may("learning", policy.device) or core.draws_plans or (average is not None and core.settles):
             return None
         if not isinstance(optimizer, torch.optim.Adam):
             return None

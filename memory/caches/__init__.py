@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from .age import AgeConfig
+from .blocks import BlocksConfig
 from .config import CacheConfig
+from .random import RandomConfig
 from .resized import FullConfig, OldestSetsConfig, WindowConfig
+from .sinks import SinksConfig
+from .surprise import SurpriseConfig
+from .thin import ThinConfig
 
 __all__ = ["CACHES", "CacheConfig", "make_cache"]
 
@@ -13,6 +19,12 @@ CACHES: dict[str, type[CacheConfig]] = {
     "full": FullConfig,
     "window": WindowConfig,
     "oldest-sets": OldestSetsConfig,
+    "sinks": SinksConfig,
+    "surprise": SurpriseConfig,
+    "thin": ThinConfig,
+    "blocks": BlocksConfig,
+    "age": AgeConfig,
+    "random": RandomConfig,
 }
 
 

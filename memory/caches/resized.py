@@ -33,7 +33,7 @@ class FullConfig(CacheConfig):
         if isinstance(memory, TransformerConfig):
             return resized(replace(memory, context=steps), core)
         if isinstance(memory, MemoConfig) and memory.store == "accumulate":
-            return resized(replace(memory, sets=max(1, steps // memory.segment)), core)
+            return with_sets(memory, core, max(1, steps // memory.segment))
         return core
 
 
@@ -63,30 +63,36 @@ class OldestSetsConfig(CacheConfig):
     summary: ClassVar[str] = "the running segment and the newest summaries (memo)"
 
     def _apply(self, memory: MemoryConfig, core: Core, steps: int) -> Core:
-        config = self.memo(memory, core, steps)
-        return resized(replace(config, sets=self.sets(config, steps)), core)
-
-    def memo(self, memory: MemoryConfig, core: Core, steps: int) -> MemoConfig:
-        """Return the options of a core with summaries to drop, or refuse another one."""
         if isinstance(memory, TransformerConfig):
             self.refuse("transformer keeps steps, not summaries; use --cache window")
         if not isinstance(memory, MemoConfig):
             self.refuse_core(memory, core, steps)
-        return memory
-
-    def sets(self, memory: MemoConfig, steps: int) -> int:
-        """Return how many summaries fit beside the running segment, and no more than the trial needs."""
-        return sets_within(self, memory, steps)
+        return with_sets(memory, core, sets_within(self, memory, steps))
 
 
-def sets_within(cache: CacheConfig, memory: MemoConfig, steps: int, kept: int = 0) -> int:
-    """Return how many summaries fit into a budget beside the running segment: more than `kept`, and what a trial needs.
+def sets_within(
+    cache: CacheConfig, memory: MemoConfig, steps: int, kept: int = 0, words: str = "", options: str = ""
+) -> int:
+    """Return how many summaries fit into a budget beside the running segment, and no more than a trial needs.
+
+    Args:
+        cache: the policy, which holds the budget.
+        memory: the core's options.
+        steps: of a trial.
+        kept: sets that the policy does not drop, so that there must be one more.
+        words: what they are.
+        options: what makes them fewer.
 
     Raises:
         ValueError: the store overwrites, so that there is one at every step; or the budget holds too few.
     """
     if memory.store == "overwrite":
         cache.refuse("memo with store overwrite holds one summary at every step; use --cache full")
-    words = f"segment {memory.segment} + {kept + 1} x summaries {memory.summaries}"
-    cache.at_least(memory.segment + (kept + 1) * memory.summaries, words)
+    sets = f"({words} + 1) x summaries {memory.summaries}" if kept else f"one set of summaries {memory.summaries}"
+    cache.at_least(memory.segment + (kept + 1) * memory.summaries, f"segment {memory.segment} + {sets}", options)
     return min((cache.context - memory.segment) // memory.summaries, max(1, steps // memory.segment))
+
+
+def with_sets(memory: MemoConfig, core: Core, sets: int) -> Core:
+    """Return a memo with that many sets, on the same weights; acting needs no second cache for cut gradients."""
+    return resized(replace(memory, sets=sets, summary_gradient=-1), core)

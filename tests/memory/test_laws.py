@@ -27,6 +27,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "transformer-kv0": ("transformer", {"sink": "kv0", "context": 100}),
     "memo-overwrite": ("memo", {"store": "overwrite", "depth": 2}),
     "memo-one-segment-of-gradient": ("memo", {"summary_gradient": 1}),
+    "memo-direct": ("memo", {"reread": False, "depth_dropout": 0.5, "segment_jitter": 0.2}),
+    "memo-direct-overwrite": ("memo", {"reread": False, "store": "overwrite", "depth": 2}),
 }
 FAR = {"memo": {"segment": 200}}
 

@@ -263,7 +263,7 @@ def test_a_pass_for_each_segment_is_what_windows_give_that_know_nothing(
         return [y, *after.kv_LB2HNK, after.sets_B, after.index_B, *found]
 
     got = results()
-    unknown = Section(0, steps, (True,) * steps, in_step=False, step=0, sets=0)
+    unknown = Section(0, steps, (True,) * steps, in_step=False, step=0, sets=0, length=SEGMENT)
     monkeypatch.setattr(memo, "sections", lambda *_: (unknown,))
     for a, b in zip(got, results(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
@@ -273,16 +273,16 @@ def test_a_window_is_divided_where_all_rows_start() -> None:
     start = torch.zeros(20, 2, dtype=torch.bool)
     start[9], start[15, 0] = True, True
     index, sets = torch.tensor([2, 3]), torch.tensor([1, 1])
-    first, second = sections(index, sets, start, SEGMENT)
+    first, second = sections(index, sets, start, SEGMENT, SEGMENT)
     assert (first.begin, first.end, first.in_step) == (0, 9, False)
     assert all(first.ends)
     assert (second.begin, second.end, second.in_step) == (9, 20, False)
     start[15, 0] = False
-    first, second = sections(index, sets, start, SEGMENT)
+    first, second = sections(index, sets, start, SEGMENT, SEGMENT)
     assert not first.in_step
     assert (second.in_step, second.step, second.sets) == (True, 0, 0)
     assert [time for time, ends in enumerate(second.ends) if ends] == [SEGMENT - 1]
-    first, _ = sections(torch.tensor([3, 3]), sets, start, SEGMENT)
+    first, _ = sections(torch.tensor([3, 3]), sets, start, SEGMENT, SEGMENT)
     assert (first.in_step, first.step, first.sets) == (True, 3, 1)
 
 
