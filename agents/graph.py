@@ -103,7 +103,7 @@ def _where(error: BaseException) -> str:
     return here
 
 
-def overwrite(old: Any, new: Any) -> None:
+def write(old: Any, new: Any) -> None:
     """Write the numbers of one state into the tensors of another."""
     targets, sources = parts(old), parts(new)
     own = {part.data_ptr() for part in targets.values()}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..agents.encoder import Inputs
-from ..agents.graph import Graph, overwrite, rehearse
+from ..agents.graph import Graph, rehearse, write
 from ..agents.policy import Policy
 from ..envs.step import Env, Step
 from ..memory.core import State, map_state
@@ -109,7 +109,7 @@ class Actor:
     def tell(self, inputs: Inputs) -> None:
         """Say what the environments answered."""
         if self.recorded:
-            overwrite(self.mind.inputs, inputs)
+            write(self.mind.inputs, inputs)
         else:
             self.mind = self.mind._replace(inputs=inputs)
 
@@ -132,15 +132,15 @@ class Actor:
 
         def act() -> Tensor:
             action_B, after = self._act(self.mind)
-            overwrite(self.mind, after)
+            write(self.mind, after)
             return action_B
 
         def rehearsal() -> None:
-            overwrite(self.mind, begin)  # no step may follow one that was not settled
+            write(self.mind, begin)  # no step may follow one that was not settled
             act()
 
         def settle() -> None:
-            overwrite(self.mind.memory, self._core.settle(self.mind.memory))
+            write(self.mind.memory, self._core.settle(self.mind.memory))
 
         def unsettled() -> Tensor:
             left: Tensor = self._core.unsettled(self.mind.memory).any()
@@ -153,7 +153,7 @@ class Actor:
                 rehearse(settle)
                 rehearse(unsettled)
         finally:
-            overwrite(self.mind, begin)
+            write(self.mind, begin)
         if not self._core.settles:
             return Graph(act, drawn), None, None
         return Graph(act, drawn), Graph(settle), Graph(unsettled)
@@ -230,7 +230,7 @@ class World:
         begin = map_state(torch.clone, here)
 
         def answer() -> None:
-            overwrite(here, self._answer(self._state, self.tally))
+            write(here, self._answer(self._state, self.tally))
 
         try:
             rehearse(answer)
@@ -238,7 +238,7 @@ class World:
             self._actor.how += f"; environments step by step: {' '.join(str(error).split())[:200]}"
             return None
         finally:
-            overwrite(here, begin)
+            write(here, begin)
         return Graph(answer)
 
 
