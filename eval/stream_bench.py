@@ -1,8 +1,8 @@
 """What a step costs late in a long trial, by memory, on one trunk: the efficiency table of Memo, measured again.
 
 Source: Memo (arXiv 2510.19732), Table 1: Memo against full context at 32,000 steps.
-Departures: streaming Memo, a window and recurrent nets beside. Memories are brought to that step by learning's pass
-over random inputs in one row, which is then repeated in all rows: what a step costs does not depend on what was seen.
+Departures: streaming Memo, a window and recurrent nets beside. One row is brought to that step by random inputs, and is
+then repeated in all rows: what a step costs does not depend on what was seen.
 Shapes: T time, B rows, D features.
 """
 
@@ -24,7 +24,7 @@ from ..kernels import backend
 from ..memory.core import Core, MemoryConfig, State, map_state, rows
 from ..memory.memo import MemoConfig
 from ..memory.rnn import GRUConfig, LSTMConfig
-from ..memory.transformer import TransformerConfig
+from ..memory.transformer import Ring, TransformerConfig
 from .stream import bytes_of, check_room
 from .turns import Actor
 
@@ -171,13 +171,21 @@ def _inputs(batch: int, device: torch.device) -> Inputs:
 
 @torch.no_grad()
 def lived_through(core: Core, steps: int, *, piece: int = 512) -> State:
-    """Return the memory of one row that has seen `steps` random inputs of one trial, in passes of `piece` of them."""
+    """Return the memory of one row that has seen `steps` random inputs of one trial.
+
+    Rings of keys and values are filled with random numbers, since passes over that many inputs would take the square of
+    their number. Every other memory is brought there by passes of `piece` inputs.
+    """
     weight = next(core.parameters())
     state, generator = core.initial_state(1), torch.Generator(weight.device).manual_seed(0)
+    like: dict[str, Any] = {"generator": generator, "device": weight.device, "dtype": weight.dtype}
+    if all(isinstance(part, Ring) for part in state):
+        return tuple(
+            Ring(torch.randn(ring.kv_B2HSK.shape, **like), torch.full_like(ring.seen_B, steps)) for ring in state
+        )
     for begin in range(0, steps, piece):
-        count = min(piece, steps - begin)
-        x_TBD = torch.randn(count, 1, core.width, generator=generator, device=weight.device, dtype=weight.dtype)
-        start_TB = torch.zeros(count, 1, dtype=torch.bool, device=weight.device)
+        x_TBD = torch.randn(min(piece, steps - begin), 1, core.width, **like)
+        start_TB = torch.zeros(len(x_TBD), 1, dtype=torch.bool, device=weight.device)
         start_TB[0] = begin == 0
         _, state = core.unroll(x_TBD, state, start_TB)
     return state
