@@ -102,6 +102,7 @@ def _about(config: TrainConfig, launch: Launch) -> str:
             env.action_space,
             separate_critic=config.separate_critic,
         )
+        policy.check_episodes(env.episode_steps)
     finally:
         env.close()
     if config.init:  # before the folder of the run is made

@@ -78,6 +78,17 @@ class Core(nn.Module, ABC):
         """Do what `unroll` does, without a look, by a plan of these rows or of more."""
         return self.unroll(x_TBD, state, start_TB)
 
+    episodic: bool = False
+    """The core wants to know where episodes begin inside a trial: `step`, `advance`, `unroll`, `follow` and `plan` take
+    one more tensor after the start, of its shape and type. A start of a trial is one of an episode, too."""
+
+    def check_episodes(self, steps: int | None) -> None:
+        """Refuse episodes of so many steps (None: unknown), where a core has a limit. Here: there is none.
+
+        Raises:
+            ValueError: an episode is longer than the core can tell.
+        """
+
     draws_plans: bool = False
     """`plan` draws in training mode, so that there is no use in recording a graph for each plan."""
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from .compare import TOLERANCE, BrokenLaw, finite, identical, same, same_form, zero
 from .core import Core, State, detach, from_parts, map_state, parts, rows
+from .told import told
 
 __all__ = ["LAWS", "TOLERANCE", "BrokenLaw", "Scale", "check_core"]
 
@@ -77,7 +78,7 @@ def _law(name: str) -> Callable[[Callable[[str, Build, Scale], None]], Law]:
                 raise ValueError(f"the laws need at least 2 rows and 4 steps, not {scale.batch} and {scale.steps}")
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(scale.seed)
-                check(name, lambda: build().eval(), scale)
+                check(name, lambda: told(build().eval()), scale)
 
         LAWS[name] = law
         return law

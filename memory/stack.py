@@ -183,11 +183,11 @@ class Stack(Core):
     def _settling(self, state: State) -> list[tuple[Core, State]]:
         return [(layer, part) for layer, part in zip(self.layers, state, strict=True) if layer.settles]  # type: ignore[misc]
 
-    def _run(self, form: str, x: Tensor, state: State, start: Tensor) -> tuple[Tensor, State]:
+    def _run(self, form: str, x: Tensor, state: State, start: Tensor, *more: Tensor) -> tuple[Tensor, State]:
         after = []
         kept = kept_layers(self, self.depth_dropout, len(self.layers), x) if form == "unroll" else None
         for index, (layer, block, part) in enumerate(zip(self.layers, self.blocks, state, strict=True)):
-            y, part = getattr(layer, form)(block.before(x), part, start)  # type: ignore[operator]
+            y, part = getattr(layer, form)(block.before(x), part, start, *more)  # type: ignore[operator]
             x = block.after(x, y, None if kept is None else kept[index])  # type: ignore[operator]
             after.append(part)
         return self.norm(x), tuple(after)

@@ -180,7 +180,7 @@ class LearningGraph:
         rehearse(begin)
         self._begin = Graph(begin)
         self._advantage_TB = self._begin.output
-        self._record(policy.core.plan(window.memory, window.inputs.trial_start))
+        self._record(policy.plan(window.inputs, window.memory))
         self._moments = _moments(optimizer)
 
     def fits(self, policy: Policy, optimizer: torch.optim.Optimizer) -> bool:
@@ -221,7 +221,7 @@ class LearningGraph:
         config = self.config
         if window is not self.window:
             write(self.window, window)
-        plan = self.policy.core.plan(window.memory, window.inputs.trial_start)
+        plan = self.policy.plan(window.inputs, window.memory)
         if plan not in self._recorded:
             if len(self._recorded) == MOST_PLANS:
                 return learn(

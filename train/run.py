@@ -182,6 +182,7 @@ class Training:
             self.env.action_space,
             separate_critic=config.separate_critic,
         ).to(device)
+        self.policy.check_episodes(self.env.episode_steps)
         self.optimizer = torch.optim.Adam(
             self.policy.parameters(), config.ppo.learning_rate, eps=config.ppo.adam_epsilon, fused=True
         )
