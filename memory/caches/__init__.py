@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from .age import AgeConfig
@@ -36,7 +37,7 @@ def make_cache(name: str, **options: Any) -> CacheConfig:
     """
     if name not in CACHES:
         raise ValueError(f"unknown cache {name!r}; choose one of {', '.join(CACHES)}")
-    known = list(CACHES[name].__dataclass_fields__)
+    known = [field.name for field in fields(CACHES[name])]
     for option in options:
         if option not in known:
             raise ValueError(f"cache {name} has no option {option!r}; it has {', '.join(known)}")

@@ -54,8 +54,7 @@ class BlockCore(Streaming):
         self.config, self.blocks, self.near = config, blocks, config.window + config.block
         self.read = min(config.top, blocks)
 
-    def initial_state(self, batch: int) -> Blocks:
-        """Return an empty store."""
+    def _nothing(self, batch: int) -> Blocks:
         weight, config = next(self.stack.parameters()), self.config
 
         def zeros(*shape: int, dtype: torch.dtype = weight.dtype) -> tuple[Tensor, ...]:
@@ -88,19 +87,21 @@ class BlockCore(Streaming):
         """Return how many blocks have left the window once a step is taken."""
         return max(0, (step - self.config.sinks - self.config.window) // self.config.block)
 
-    def _forget(self, state: Blocks, start_B: Tensor) -> Blocks:
-        wipe(state, start_B)
-        return state._replace(number_BC=state.number_BC.masked_fill(start_B[:, None], -1))
+    def _forget(self, kept: Blocks, start_B: Tensor) -> Blocks:
+        wipe(kept, start_B)
+        return kept._replace(number_BC=kept.number_BC.masked_fill(start_B[:, None], -1))
 
-    def _step(self, x_BD: Tensor, state: Blocks, episode_B: Tensor | None) -> tuple[Tensor, Blocks]:
-        config, seen_B, near = self.config, state.seen_B, self.near
+    def _step(
+        self, x_BD: Tensor, kept: Blocks, position_B: Tensor | None, episode_B: Tensor | None
+    ) -> tuple[Tensor, Blocks]:
+        config, seen_B, near = self.config, kept.seen_B, self.near
         index_B = seen_B - config.sinks  # the place of the step among those of the window; negative for the first steps
         slot_N = torch.arange(near, device=x_BD.device)
         left_B = ((index_B - config.window) // config.block).clamp(min=0)  # with this step
         leaves_B = (left_B > 0) & ((index_B - config.window) % config.block == 0)
 
         # The block that leaves takes a place that was never taken, or that of the least used, the oldest of equals.
-        number_BC, use_BC = state.number_BC, state.use_BC
+        number_BC, use_BC = kept.number_BC, kept.use_BC
         least_BC = use_BC <= use_BC.amin(1, keepdim=True)
         dropped_B = torch.where(least_BC, number_BC, torch.iinfo(torch.int32).max).argmin(1)
         place_B = torch.where(left_B <= self.blocks, (left_B - 1).clamp(min=0), dropped_B)
@@ -111,8 +112,8 @@ class BlockCore(Streaming):
         near_BN = (index_BN >= left_B[:, None] * config.block) & (index_B >= 0)[:, None]
         step_I = torch.arange(config.sinks, device=x_BD.device)
         from_BR = (index_B[:, None] + slot_N[: config.block]) % near  # where the block lies that leaves, if one does
-        common, usages = config.positions == "common", []
-        own = far = self._turn(seen_B[:, None])
+        common, usages = config.positions == "common" and position_B is None, []
+        own = far = self._turn((seen_B if position_B is None else position_B)[:, None])
         if common:
             # A query at W and keys at 0 are W apart; the first steps are at their own distance until they are that far.
             far = self._turn(torch.full_like(seen_B[:, None], config.window))
@@ -120,7 +121,7 @@ class BlockCore(Streaming):
             back = self._turn(near - config.sinks - index_B[:, None] - slot_N[: config.block])
 
         def read(number: int, layer: AttentionLayer, query_BHK: Tensor, new_B2HK: Tensor) -> Tensor:
-            first, ring, mass, blocks, faces = (part[number] for part in state[:5])
+            first, ring, mass, blocks, faces = (part[number] for part in kept[:5])
             near_BHK, far_BHK = (turned(query_BHK[:, :, None], turn)[:, :, 0] for turn in (own, far))
             turned_BHK = turned(new_B2HK[:, 0, :, None], own)[:, :, 0]
             turned_B2HK = torch.stack([turned_BHK, new_B2HK[:, 1]], 1)
@@ -161,7 +162,7 @@ class BlockCore(Streaming):
 
         y_BD = self._walk(x_BD, still(own), read)
         use_BC = config.decay * use_BC + torch.stack(usages).mean(0)
-        return y_BD, state._replace(use_BC=use_BC, number_BC=number_BC, seen_B=seen_B + 1)
+        return y_BD, kept._replace(use_BC=use_BC, number_BC=number_BC, seen_B=seen_B + 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +189,8 @@ class BlocksConfig(CacheConfig):
     decay: float = 0.995
     """What the use of a block is multiplied with at each step (the paper's code: 0.1 for every 512 tokens)."""
     positions: Literal["common", "step"] = "common"
-    """Distances further than the window: one for all, that of the window; or true ones."""
+    """Distances further than the window: one for all, that of the window; or true ones. A transformer whose positions
+    are episodes: always true ones."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that hold nothing, and a budget without room for a block."""

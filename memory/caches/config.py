@@ -70,7 +70,7 @@ class CacheConfig(ABC):
     def at_least(self, least: int, parts: str, option: str = "") -> None:
         """Refuse a budget below `least`, which is the sum of `parts`; `option`: what else could be made smaller."""
         if self.context < least:
-            ways = f"give --context {least} or more" + (f", or a smaller {option}" if option else "")
+            ways = f"give --context {least} or more" + (f", or fewer {option}" if option else "")
             self.refuse(f"context is {self.context}, and the least is {least} ({parts}); {ways}")
 
 

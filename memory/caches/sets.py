@@ -93,6 +93,10 @@ class SetCore(Core):
         """Return which rows have completed a segment whose summary is not written."""
         return self.memo.unsettled(state.notes)
 
+    def slack(self, state: Sets) -> Tensor:
+        """Return how many steps each row can take before it has completed its segment."""
+        return self.memo.slack(state.notes)
+
     @torch.no_grad()
     def settle(self, state: Sets) -> Sets:
         """Write the summaries of some of the rows that wait for it, each instead of the set that the rule drops."""

@@ -17,7 +17,7 @@ from ..core import select
 from ..stack import Stack
 from ..transformer import AttentionLayer
 from .ledger import Ledger, enter, newest, next_slot, no_entries
-from .streaming import Streaming, scores, still, turned, weigh, wipe
+from .streaming import Streamed, Streaming, scores, still, turned, weigh, wipe
 
 if TYPE_CHECKING:
     from .rule import RuleConfig
@@ -37,20 +37,19 @@ class SlotCore(Streaming):
     def __init__(self, stack: Stack, rule: RuleConfig, slots: int) -> None:
         super().__init__(stack)
         self.rule, self.slots = rule, slots
-        self.judges, self.episodic = rule.judges, rule.episodic
+        self.judges, self.episodic = rule.judges, rule.episodic or stack.episodic
 
-    def initial_state(self, batch: int) -> Slots:
-        """Return empty slots."""
+    def _nothing(self, batch: int) -> Slots:
         weight = next(self.stack.parameters())
         shape = (batch, 2, self.heads, self.slots, self.head_width)
         kv_LB2HSK = tuple(weight.new_zeros(shape) for _ in range(self.depth))
         return Slots(kv_LB2HSK, no_entries(self.rule, batch, self.slots, weight.device))
 
-    def judge(self, state: Slots, surprise_B: Tensor) -> Slots:
+    def judge(self, state: Streamed, surprise_B: Tensor) -> Streamed:
         """Note how surprising the step just taken was."""
-        ledger = state.ledger
+        ledger: Ledger = state.kept.ledger
         marks = self.rule.judged(ledger.marks, newest(ledger), surprise_B)
-        return state._replace(ledger=ledger._replace(marks=marks))
+        return state._replace(kept=state.kept._replace(ledger=ledger._replace(marks=marks)))
 
     def context_entries(self, steps: int) -> int:
         """Return how many steps a row keeps."""
@@ -60,28 +59,30 @@ class SlotCore(Streaming):
         """Return what a transformer with a context of as many steps costs; turning keys is not counted."""
         return self.stack.flops_per_step(steps)
 
-    def _forget(self, state: Slots, start_B: Tensor) -> Slots:
-        wipe(state.kv_LB2HSK, start_B)
+    def _forget(self, kept: Slots, start_B: Tensor) -> Slots:
+        wipe(kept.kv_LB2HSK, start_B)
         fresh = no_entries(self.rule, 1, self.slots, start_B.device)
-        return Slots(state.kv_LB2HSK, select(start_B, fresh, state.ledger))
+        return Slots(kept.kv_LB2HSK, select(start_B, fresh, kept.ledger))
 
-    def _step(self, x_BD: Tensor, state: Slots, episode_B: Tensor | None) -> tuple[Tensor, Slots]:
-        rule, ledger, time_B = self.rule, state.ledger, state.ledger.seen_B
+    def _step(
+        self, x_BD: Tensor, kept: Slots, position_B: Tensor | None, episode_B: Tensor | None
+    ) -> tuple[Tensor, Slots]:
+        rule, ledger, time_B = self.rule, kept.ledger, kept.ledger.seen_B
         ledger = ledger._replace(marks=rule.tick(ledger.marks, time_B, episode_B))
         slot_B = next_slot(rule, ledger)
         ledger = enter(rule, ledger, slot_B, time_B)
         held_BS, held_B = ledger.rank_BS >= 0, ledger.seen_B.clamp(max=self.slots)
-        by_place, shares = rule.positions == "cache", []
+        by_place, shares = rule.positions == "cache" and position_B is None, []
 
-        turn = own = self._turn(held_B[:, None] - 1 if by_place else time_B[:, None])
-        turns = own
+        position_B = time_B if position_B is None else position_B
+        turn = own = turns = self._turn((held_B - 1 if by_place else position_B)[:, None])
         if by_place:
             turn = still(own)
             table = self._turn(torch.arange(self.slots, device=x_BD.device)[None])
             turns = (table[0][0, ledger.rank_BS.clamp(0)], table[1][0, ledger.rank_BS.clamp(0)])
 
         def read(number: int, layer: AttentionLayer, query_BHK: Tensor, new_B2HK: Tensor) -> Tensor:
-            kv_B2HSK = state.kv_LB2HSK[number]
+            kv_B2HSK = kept.kv_LB2HSK[number]
             if not by_place and not rule.watches:
                 return decode_attention(
                     query_BHK, new_B2HK, kv_B2HSK, slot_B, torch.zeros_like(slot_B), held_B, split=0, sink=layer._sink()
@@ -99,4 +100,4 @@ class SlotCore(Streaming):
         y_BD = self._walk(x_BD, turn, read)
         if shares:
             ledger = ledger._replace(marks=rule.used(ledger.marks, torch.stack(shares).amax(0), time_B))
-        return y_BD, Slots(state.kv_LB2HSK, ledger)
+        return y_BD, Slots(kept.kv_LB2HSK, ledger)

@@ -9,13 +9,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from ...kernels.segment_attention import rotate
 from ..core import Core, MemoryConfig, State, map_state, select
+from ..episodic import EpisodicStack, Places
 from ..memo import MemoConfig
 from ..stack import Stack
 from ..transformer import AttentionLayer, TransformerConfig
@@ -26,16 +27,26 @@ Read = Callable[[int, AttentionLayer, Tensor, Tensor], Tensor]
 """From the number of a layer, the layer, its query (B, H, K) and its new key and value (B, 2, H, K) to (B, H, K)."""
 
 
+class Streamed(NamedTuple):
+    """What a row remembers."""
+
+    kept: State
+    """What the policy keeps."""
+    places: Places | tuple[()]
+    """Where the row is in its trial, for a stack that is told of episodes; else ()."""
+
+
 class Streaming(Core):
     """A stack of attention layers under a policy. Rows may be at different steps of their trials.
 
     `step` and `advance` are one function, on a copy of the memory and on the memory itself; `unroll` takes steps one by
-    one. So it is for acting, not for learning.
+    one. So it is for acting, not for learning. A stack that is told of episodes turns keys by the number of the
+    episode; then a policy leaves positions as they are.
     """
 
     def __init__(self, stack: Stack) -> None:
         super().__init__(stack.width)
-        self.stack = stack
+        self.stack, self.episodic = stack, stack.episodic
         first = cast(AttentionLayer, stack.layers[0])
         self.depth, self.heads = len(stack.layers), first.weights.heads
         self.head_width = stack.width // self.heads
@@ -45,7 +56,7 @@ class Streaming(Core):
     ) -> tuple[Tensor, State]:
         """Take one step."""
         # `select` has made a copy, so that the state that came in stays as it is.
-        return self._step(x_BD, select(start_B, self.initial_state(1), state), episode_B)
+        return self._take(x_BD, select(start_B, self.initial_state(1), state), start_B, episode_B)
 
     def unroll(
         self, x_TBD: Tensor, state: State, start_TB: Tensor, episode_TB: Tensor | None = None
@@ -62,15 +73,42 @@ class Streaming(Core):
         self, x_BD: Tensor, state: State, start_B: Tensor, episode_B: Tensor | None = None
     ) -> tuple[Tensor, State]:
         """Take one step in the memory that is given."""
-        return self._step(x_BD, self._forget(state, start_B), episode_B)
+        return self._take(x_BD, state._replace(kept=self._forget(state.kept, start_B)), start_B, episode_B)
+
+    def initial_state(self, batch: int) -> Streamed:
+        """Return a memory in which nothing is kept."""
+        places = self.stack.initial_state(batch).places if isinstance(self.stack, EpisodicStack) else ()
+        return Streamed(self._nothing(batch), places)
+
+    def check_episodes(self, steps: int | None) -> None:
+        """Refuse what the stack refuses."""
+        self.stack.check_episodes(steps)
 
     @abstractmethod
-    def _step(self, x_BD: Tensor, state: State, episode_B: Tensor | None) -> tuple[Tensor, State]:
-        """Take one step; keys and values that are kept may be written to. Rows that start have forgotten."""
+    def _nothing(self, batch: int) -> State:
+        """Return what a policy keeps of nothing."""
 
     @abstractmethod
-    def _forget(self, state: State, start_B: Tensor) -> State:
+    def _forget(self, kept: State, start_B: Tensor) -> State:
         """Let the rows that start forget, in the memory that is given."""
+
+    @abstractmethod
+    def _step(
+        self, x_BD: Tensor, kept: State, position_B: Tensor | None, episode_B: Tensor | None
+    ) -> tuple[Tensor, State]:
+        """Take one step; what is kept may be written to. Rows that start have forgotten.
+
+        `position` is that of the step, where it is not for the policy to say.
+        """
+
+    def _take(
+        self, x_BD: Tensor, state: Streamed, start_B: Tensor, episode_B: Tensor | None
+    ) -> tuple[Tensor, Streamed]:
+        places, position_B = state.places, None
+        if isinstance(self.stack, EpisodicStack):
+            x_BD, position_B, places = self.stack.enter(x_BD, cast(Places, places), start_B, episode_B)
+        y_BD, kept = self._step(x_BD, state.kept, position_B, episode_B)
+        return y_BD, Streamed(kept, places)
 
     def _walk(self, x_BD: Tensor, turn: Turn, read: Read) -> Tensor:
         """Take a step through all layers; queries and keys are turned by `turn`, and `read` keeps and attends."""

@@ -49,8 +49,7 @@ class ThinCore(Streaming):
         super().__init__(stack)
         self.recent, self.pages, self.channels = recent, pages, channels
 
-    def initial_state(self, batch: int) -> Pages:
-        """Return no pages."""
+    def _nothing(self, batch: int) -> Pages:
         weight, heads, width = next(self.stack.parameters()), self.heads, self.head_width
         shape = (batch, heads, self.pages, self.recent)
 
@@ -78,12 +77,14 @@ class ThinCore(Streaming):
         gone = pages * self.recent * (1 - self.channels / self.head_width)
         return self.stack.flops_per_step(steps) + self.depth * self.width * (4.0 * (keys - whole) - 2.0 * gone)
 
-    def _forget(self, state: Pages, start_B: Tensor) -> Pages:
-        wipe(state, start_B)
-        return state
+    def _forget(self, kept: Pages, start_B: Tensor) -> Pages:
+        wipe(kept, start_B)
+        return kept
 
-    def _step(self, x_BD: Tensor, state: Pages, episode_B: Tensor | None) -> tuple[Tensor, Pages]:
-        seen_B, recent, slots = state.seen_B, self.recent, 2 * self.recent
+    def _step(
+        self, x_BD: Tensor, kept: Pages, position_B: Tensor | None, episode_B: Tensor | None
+    ) -> tuple[Tensor, Pages]:
+        seen_B, recent, slots = kept.seen_B, self.recent, 2 * self.recent
         left_B = (seen_B // recent - 1).clamp(min=0)  # pages that have left the newest entries, with this step
         due_B = seen_B % recent == 0
         leaves_B, place_B = due_B & (seen_B >= slots), (left_B - 1) % self.pages
@@ -95,8 +96,8 @@ class ThinCore(Streaming):
         thin_BM = written_BG.repeat_interleave(recent, 1)
 
         def read(number: int, layer: AttentionLayer, query_BHK: Tensor, new_B2HK: Tensor) -> Tensor:
-            new, power = state.new_LB2HNK[number], state.power_LBHK[number]
-            keys, values, channels = (part[number] for part in state[1:4])
+            new, power = kept.new_LB2HNK[number], kept.power_LBHK[number]
+            keys, values, channels = (part[number] for part in kept[1:4])
             key_BHRK, value_BHRK = take(new, 3, from_BR).unbind(1)
             channel_BHJ = strongest(power, key_BHRK, self.channels)
             key_BHRJ = key_BHRK.gather(3, channel_BHJ[:, :, None].expand(-1, -1, recent, -1))
@@ -112,8 +113,9 @@ class ThinCore(Streaming):
             part = scores(query_BHK, new[:, 0], whole_BN), new[:, 1]
             return weigh(query_BHK, [part, (thin_BHM, values.flatten(2, 3))], layer._sink())[0]
 
-        y_BD = self._walk(x_BD, self._turn(seen_B[:, None]), read)
-        return y_BD, state._replace(seen_B=seen_B + 1)
+        turn = self._turn((seen_B if position_B is None else position_B)[:, None])
+        y_BD = self._walk(x_BD, turn, read)
+        return y_BD, kept._replace(seen_B=seen_B + 1)
 
 
 def strongest(power_BHK: Tensor, key_BHRK: Tensor, count: int) -> Tensor:
