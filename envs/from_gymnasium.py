@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -20,9 +20,12 @@ from gymnasium import spaces
 from torch import Tensor
 
 from .gym_draw import is_minigrid
-from .gym_rows import Field, Plan, Rows, Workers, cores
+from .gym_rows import Extent, Field, Plan, Rows, Workers, cores
 from .picture import Picture
 from .step import Env, EnvConfig, Obs, Step
+
+if TYPE_CHECKING:
+    from .trials import TrialsConfig
 
 MINIGRID_PLANES = (11, 6, 3)  # kinds of object, colours, states of a door
 MINIGRID_IDS = ("MiniGrid-", "BabyAI-")
@@ -83,7 +86,8 @@ class Facts(NamedTuple):
 
 
 class GymnasiumEnv(Env):
-    """B Gymnasium environments: a row whose episode ends is reset in the same step. An episode is a trial.
+    """B Gymnasium environments: a row whose episode ends is reset in the same step. An episode is a trial, or a trial
+    is many episodes that begin from the same seed.
 
     What the agent sees: a Box of bytes as it is and of other numbers as float32; Discrete and MultiDiscrete as one-hot,
     MultiBinary as 0 and 1; a Dict of these part by part. MiniGrid's view becomes 20 one-hot planes, (7, 7, 20), for
@@ -100,6 +104,7 @@ class GymnasiumEnv(Env):
         seed: row i is seeded with a function of the seed and i, so it does not depend on batch or workers.
         device: where the tensors go; the environments themselves stay on the CPU.
         first_row: the number of the first row, where this is a part of a larger batch.
+        trials: what a trial is, and the name in messages; None: an episode is a trial.
 
     Raises:
         ValueError: no such id, a space that an agent cannot take, or an environment that cannot be made.
@@ -108,11 +113,18 @@ class GymnasiumEnv(Env):
     resumable: ClassVar[bool] = False
 
     def __init__(
-        self, config: GymConfig, batch: int, seed: int, device: torch.device | str = "cpu", first_row: int = 0
+        self,
+        config: GymConfig,
+        batch: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+        first_row: int = 0,
+        trials: TrialsConfig | None = None,
     ) -> None:
+        label = (trials or config).label
         if batch < 1:
-            raise ValueError(f"{config.label}: a batch of {batch} rows was asked for; it takes at least 1")
-        self.config, self.batch, self.seed, self.device = config, batch, seed, torch.device(device)
+            raise ValueError(f"{label}: a batch of {batch} rows was asked for; it takes at least 1")
+        self.config, self.batch, self.seed, self.device = trials or config, batch, seed, torch.device(device)
         self.first_row = first_row
         spec = find_spec(config.id)
         make = partial(gymnasium.make, spec, **_options(config, spec))
@@ -122,7 +134,11 @@ class GymnasiumEnv(Env):
         acts = facts.action_space
         self.action_space = spaces.Discrete(int(acts.n)) if isinstance(acts, spaces.Discrete) else acts
         self.episode_steps = self.trial_steps = facts.episode_steps
-        plan = Plan(config.label, make, seed, first_row, facts.fields, facts.action_space, facts.success)
+        self._trial = None if trials is None else Extent(trials.most_episodes, trials.steps)
+        if self._trial is not None:
+            self.trial_clock = self._trial.steps or None
+            self.trial_steps = self.trial_clock or (facts.episode_steps and self._trial.episodes * facts.episode_steps)
+        plan = Plan(label, make, seed, first_row, facts.fields, facts.action_space, facts.success, self._trial)
         count = min(config.workers or cores(), batch)
         preload = ["minigrid"] if config.id.startswith(MINIGRID_IDS) else []
         self._rows = Rows(plan, batch, range(batch)) if count == 1 else Workers(plan, batch, count, preload)
@@ -154,6 +170,7 @@ class GymnasiumEnv(Env):
             index = np.flatnonzero(over)
             final_obs = _patched(obs, torch.from_numpy(index).to(self.device), self._seen("final", index))
         over_B = self._tensor(over)
+        trial_over_B = over_B if self._trial is None else self._tensor(arrays["trial_over"])
         info = {} if self._facts.success is None else {"success": self._tensor(arrays["success"])}
         return (), Step(
             obs,
@@ -161,7 +178,7 @@ class GymnasiumEnv(Env):
             self._tensor(terminated),
             self._tensor(truncated & ~terminated),
             over_B,
-            over_B,
+            trial_over_B,
             final_obs,
             info,
         )
