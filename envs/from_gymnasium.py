@@ -86,8 +86,9 @@ class Facts(NamedTuple):
 
 
 class GymnasiumEnv(Env):
-    """B Gymnasium environments: a row whose episode ends is reset in the same step. An episode is a trial, or a trial
-    is many episodes that begin from the same seed.
+    """B Gymnasium environments: a row whose episode ends is reset in the same step.
+
+    An episode is a trial, or a trial is many episodes that begin from the same seed.
 
     What the agent sees: a Box of bytes as it is and of other numbers as float32; Discrete and MultiDiscrete as one-hot,
     MultiBinary as 0 and 1; a Dict of these part by part. MiniGrid's view becomes 20 one-hot planes, (7, 7, 20), for

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 from .native import NativeEnv, NativeState, Outcome, pick
@@ -43,9 +44,11 @@ class TrialsConfig(EnvConfig):
         self.require_whole("episodes", 0)
         self.require_whole("steps", 0)
         if self.episodes and self.steps:
-            self.refuse(f"episodes is {self.episodes} and steps is {self.steps}; a trial ends by one of them, leave one 0")
+            self.refuse(
+                f"episodes is {self.episodes} and steps is {self.steps}; a trial ends by one of them, leave one 0"
+            )
         if isinstance(self.task, TrialsConfig):
-            self.refuse("trials of trials are not to be had; set episodes or steps of one")
+            self.refuse("a trial holds episodes and no trials; write trials: once")
 
     @property
     def label(self) -> str:
@@ -76,7 +79,9 @@ class TrialsConfig(EnvConfig):
         if not isinstance(task, NativeEnv):
             self.refuse("only the tasks of this package and Gymnasium's can be begun again as they were")
         if task.many_episodes:
-            self.refuse(f"{self.task.label} has trials of many episodes already, as long as its own options say; use it")
+            self.refuse(
+                f"{self.task.label} has trials of many episodes already, as long as its own options say; use it"
+            )
         env = Trials(self, task)
         env.first_row = rows.start
         return env
@@ -113,7 +118,7 @@ class Trials(NativeEnv):
             task.batch,
             task.seed,
             task.device,
-            action_space=task.action_space,
+            action_space=spaces.Discrete(task.actions),
             observation_space=task.observation_space,
             episode_steps=task.episode_steps,
             trial_steps=config.steps or config.most_episodes * task.episode_steps,
@@ -134,7 +139,8 @@ class Trials(NativeEnv):
             began=stream.clock,
             place=torch.where(trial_over_B, 0, task.place + 1),
         )
-        return pick(over_B, fresh, task)
+        renewed: Trial = pick(over_B, fresh, task)
+        return renewed
 
     def trial_over(self, task: Trial, over_B: Tensor, trial_step_B: Tensor) -> Tensor:
         """Say which rows have played the last step, or the last episode, of their trial."""

@@ -57,8 +57,8 @@ class Finished:
     def totals(self) -> Totals:
         """Return the sums and the numbers of what ended; a second look is needed where trials hold many episodes.
 
-        The gain of a trial is what its last whole episode reached minus what its first one did. A last episode that the
-        clock of the trial cut short is no whole one; trials with fewer than two whole ones have no gain.
+        A trial's last episode that the clock of the trial cut short is no whole one, and counts at no place. The gain of
+        a trial is what its last whole episode reached minus what its first one did; it takes two whole ones.
         """
         done_TB, over_TB, place_TB = self._done_TB, self._over_TB, self._sums["episode"]
         named = {
@@ -75,15 +75,17 @@ class Finished:
         wanted = {tag: (done_TB, part.double()) for tag, part in named.items()} | of_trials
         sums = [torch.where(where_TB, part, 0).sum() for where_TB, part in wanted.values()]
         last = torch.where(done_TB, place_TB, 0).max()
-        inside = (done_TB & ~over_TB).any()
-        found = torch.stack([*sums, last, inside, done_TB.sum(), over_TB.sum(), learnt_TB.sum()]).tolist()
-        *totals, highest, goes_on, episodes, trials, learnt = found
+        inside, cut = (done_TB & ~over_TB).any(), self._cut_TB.any()
+        found = torch.stack([*sums, last, inside, cut, done_TB.sum(), over_TB.sum(), learnt_TB.sum()]).tolist()
+        *totals, highest, goes_on, cut_short, episodes, trials, learnt = found
         counts = [episodes] * len(named) + [trials] + [learnt] * len(gains)
         by_tag = {tag: (total, int(n)) for tag, total, n in zip(wanted, totals, counts, strict=True)}
         of_all = {"return": by_tag["charts/episodic_return"]}
         if "success" in self._info:
             of_all["success"] = by_tag["charts/success"]
-        places = self._by_place(int(highest)) if highest else {name: [each] for name, each in of_all.items()}
+        places = (
+            self._by_place(int(highest)) if highest or cut_short else {name: [each] for name, each in of_all.items()}
+        )
         for name, by_place in places.items():
             by_tag |= {f"trial/{name}_episode_{place}": each for place, each in enumerate(by_place[:MOST_PLACES])}
         return Totals({tag: each for tag, each in by_tag.items() if each[1]}, bool(highest or goes_on))
@@ -97,14 +99,14 @@ class Finished:
         return torch.where(self._cut_TB, self._sums[f"before_{name}"], last_TB) - self._sums[f"first_{name}"]
 
     def _by_place(self, highest: int) -> dict[str, list[tuple[float, int]]]:
-        """Return sum and number of what the episodes at each place of a trial reached, by name."""
+        """Return sum and number of what the whole episodes at each place of a trial reached, by name."""
         # Not `index_add`: where many numbers go to one place, as here, a GPU adds them up one after the other.
-        done_TB = self._done_TB
+        whole_TB = self._done_TB & ~self._cut_TB
         reached = {"return": self._sums["episode_return"]}
         if "success" in self._info:
             reached["success"] = self._info["success"].double()
-        place_N = self._sums["episode"][done_TB].long()
-        sums = [torch.bincount(place_N, part[done_TB], highest + 1) for part in reached.values()]
+        place_N = self._sums["episode"][whole_TB].long()
+        sums = [torch.bincount(place_N, part[whole_TB], highest + 1) for part in reached.values()]
         *found, counts = torch.stack([*sums, torch.bincount(place_N, minlength=highest + 1).double()]).tolist()
         whole = [int(count) for count in counts]
         return {name: list(zip(totals, whole, strict=True)) for name, totals in zip(reached, found, strict=True)}

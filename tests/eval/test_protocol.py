@@ -100,7 +100,8 @@ def test_where_a_trial_is_one_episode_no_trial_is_told() -> None:
 
 def test_figures_of_trials() -> None:
     found = evaluate(policy_for(CountConfig()), CountConfig(), episodes=6, seed=0)
-    assert found == {"return": 1.0, "length": 2.0, "success": pytest.approx(2 / 3), "trial_return": 3.0}
+    means = {"return": 1.0, "length": 2.0, "success": pytest.approx(2 / 3), "trial_return": 3.0}
+    assert found == means | {"gain": 2.0, "success_gain": 1.0}
 
 
 def test_a_limit_of_steps_leaves_the_rest_out() -> None:
@@ -118,7 +119,8 @@ def test_summary_draws_whole_trials_and_tells_places_apart() -> None:
     # Every trial is the same, so there is nothing to be unsure of, though its episodes differ.
     assert figures["return"] == (1.0, 1.0, 1.0)
     assert figures["success"] == pytest.approx((2 / 3,) * 3)
-    assert list(figures) == ["return", "success", "length", "trial_return"]
+    assert list(figures) == ["return", "success", "length", "trial_return", "gain", "success_gain"]
+    assert figures["gain"] == (2.0, 2.0, 2.0)
     assert [place["return"].value for place in by_place(played)] == [0.0, 1.0, 2.0]
     assert [place["success"].value for place in by_place(played)] == [0.0, 1.0, 1.0]
 

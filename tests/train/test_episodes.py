@@ -48,8 +48,8 @@ def slow(parts, cut_below=0):
             success, over = float(parts["success"][t, b]), bool(parts["trial_over_next"][t, b])
             found = {"charts/episodic_return": total, "charts/episodic_length": length, "charts/success": success}
             place = len(episodes)
-            found |= {f"trial/return_episode_{place}": total, f"trial/success_episode_{place}": success}
             if not (over and truncated and length < cut_below):
+                found |= {f"trial/return_episode_{place}": total, f"trial/success_episode_{place}": success}
                 episodes.append((total, success))
             total, length = 0.0, 0
             if over:
