@@ -44,9 +44,7 @@ class TrialsConfig(EnvConfig):
         self.require_whole("episodes", 0)
         self.require_whole("steps", 0)
         if self.episodes and self.steps:
-            self.refuse(
-                f"episodes is {self.episodes} and steps is {self.steps}; a trial ends by one of them, leave one 0"
-            )
+            self.refuse(f"episodes is {self.episodes} and steps is {self.steps}; a trial ends by one: leave one 0")
         if isinstance(self.task, TrialsConfig):
             self.refuse("a trial holds episodes and no trials; write trials: once")
 
@@ -79,9 +77,7 @@ class TrialsConfig(EnvConfig):
         if not isinstance(task, NativeEnv):
             self.refuse("only the tasks of this package and Gymnasium's can be begun again as they were")
         if task.many_episodes:
-            self.refuse(
-                f"{self.task.label} has trials of many episodes already, as long as its own options say; use it"
-            )
+            self.refuse(f"{self.task.label} has trials of many episodes of its own; use it as it is, with its options")
         env = Trials(self, task)
         env.first_row = rows.start
         return env

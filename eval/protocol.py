@@ -114,7 +114,7 @@ def play_rule(
     env = env_config.build(rows, seed ^ EVAL_SEED, device)
     try:
         if rule is None:
-            act = _at_random(env, torch.Generator(env.device).manual_seed(seed))
+            act = at_random(env, torch.Generator(env.device).manual_seed(seed))
         else:
 
             def act(step: Step) -> Tensor:
@@ -139,7 +139,12 @@ def _by_policy(policy: Policy, env: Env, generator: torch.Generator, greedy: boo
     return act
 
 
-def _at_random(env: Env, generator: torch.Generator) -> Callable[[Step], Tensor]:
+def at_random(env: Env, generator: torch.Generator) -> Callable[[Step], Tensor]:
+    """Return a player that draws every action evenly.
+
+    Raises:
+        ValueError: the actions have no bounds.
+    """
     space, device = env.action_space, env.device
     if isinstance(space, spaces.Box):
         if not space.is_bounded():

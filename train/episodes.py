@@ -57,8 +57,8 @@ class Finished:
     def totals(self) -> Totals:
         """Return the sums and the numbers of what ended; a second look is needed where trials hold many episodes.
 
-        A trial's last episode that the clock of the trial cut short is no whole one, and counts at no place. The gain of
-        a trial is what its last whole episode reached minus what its first one did; it takes two whole ones.
+        A trial's last episode that the clock of the trial cut short is no whole one, and counts at no place. The gain
+        of a trial is what its last whole episode reached minus what its first one did; it takes two whole ones.
         """
         done_TB, over_TB, place_TB = self._done_TB, self._over_TB, self._sums["episode"]
         named = {
