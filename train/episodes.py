@@ -16,6 +16,10 @@ from torch import Tensor
 
 from .rollout import Window
 
+OF_EPISODE = ("episode_return", "episode_length")
+OF_TRIAL = ("trial_return", "episode")
+# What the episode before this one reached, and the first one, if there was one in the trial; where not, anything.
+BEFORE, FIRST = (tuple(f"{place}_{name}" for name in ("return", "success")) for place in ("before", "first"))
 MOST_PLACES = 50  # episodes of a trial with figures of their own; a long trial can hold hundreds
 
 
@@ -124,11 +128,7 @@ class EpisodeMeter:
 
     def __init__(self, batch: int, cut_below: float = 0.0) -> None:
         zeros = torch.zeros(batch, dtype=torch.float64)
-        # What is added up since the episode began, and since the trial began. `before_`: what the episode before this
-        # one in its trial reached; `first_`: what the trial's first one did, once it is over.
-        self.of_episode = ("episode_return", "episode_length", "before_return", "before_success")
-        self.of_trial = ("trial_return", "episode", "first_return", "first_success")
-        self.state = {name: zeros.clone() for name in (*self.of_episode, *self.of_trial)}
+        self.state = {name: zeros.clone() for name in (*OF_EPISODE, *OF_TRIAL, *BEFORE, *FIRST)}
         self.cut_below = cut_below
 
     def update(self, window: Window) -> Finished:
@@ -137,47 +137,54 @@ class EpisodeMeter:
         over_TB = window.trial_over_next & done_TB
         reward_TB = window.reward_next.double()
         self.state = {name: part.to(reward_TB.device) for name, part in self.state.items()}
+        one_TB, zero_1B = torch.ones_like(reward_TB), torch.zeros_like(reward_TB[:1])
+        # An episode's place is the number of those that ended before it in its trial: an end counts from the next step.
         goes_on_TB = done_TB & ~over_TB
-        sums: dict[str, Tensor] = {}
-
-        def follow(added: dict[str, Tensor], end_TB: Tensor, *, later: bool = False) -> None:
-            """Add up until ends; with `later`, what an end brings counts from the next step on, in the same trial."""
-            part_TBK = torch.stack(list(added.values()), -1)
-            if later:
-                part_TBK = torch.where(goes_on_TB[:, :, None], part_TBK, 0)
-                left_BK = part_TBK[-1]
-                part_TBK = torch.cat([torch.zeros_like(part_TBK[:1]), part_TBK[:-1]])
-            sum_TBK = _since(end_TB, part_TBK, torch.stack([self.state[name] for name in added], -1))
-            kept_BK = torch.where(end_TB[-1, :, None], 0, sum_TBK[-1])
-            kept_BK = kept_BK + left_BK if later else kept_BK
-            sums.update(zip(added, sum_TBK.unbind(-1), strict=True))
-            self.state.update(zip(added, map(Tensor.contiguous, kept_BK.unbind(-1)), strict=True))
-
-        one_TB = torch.ones_like(reward_TB)
+        place_TB = torch.cat([zero_1B, goes_on_TB[:-1].double()])
+        nothing_B = torch.zeros_like(goes_on_TB[-1])
+        sums = self._follow(OF_EPISODE, done_TB, [reward_TB, one_TB], [nothing_B, nothing_B])
+        sums |= self._follow(OF_TRIAL, over_TB, [reward_TB, place_TB], [nothing_B, goes_on_TB[-1]])
         success_TB = window.info_next["success"].double() if "success" in window.info_next else torch.zeros_like(one_TB)
-        follow({"episode_return": reward_TB, "episode_length": one_TB}, done_TB)
-        # An episode's place is the number of those that ended before it in its trial.
-        follow({"trial_return": reward_TB}, over_TB)
-        follow({"episode": one_TB}, over_TB, later=True)
-        return_TB, first_TB = sums["episode_return"], sums["episode"] == 0
-        follow({"before_return": return_TB, "before_success": success_TB}, done_TB, later=True)
-        first = {"first_return": return_TB, "first_success": success_TB}
-        follow({name: torch.where(first_TB, part, 0) for name, part in first.items()}, over_TB, later=True)
+        reached = [sums["episode_return"], success_TB]
+        sums |= self._hold(BEFORE, goes_on_TB, reached)
+        sums |= self._hold(FIRST, goes_on_TB & (sums["episode"] == 0), reached)
         cut_TB = over_TB & window.truncated_next & (sums["episode_length"] < self.cut_below)
         return Finished(sums, done_TB, over_TB, cut_TB, window.info_next)
 
+    def _follow(
+        self, names: Sequence[str], end_TB: Tensor, added: list[Tensor], left: list[Tensor]
+    ) -> dict[str, Tensor]:
+        """Add figures up from end to end, each (T, B); what is `left` counts from the next window on."""
+        sum_TKB = _since(end_TB[:, None], torch.stack(added, 1), torch.stack([self.state[name] for name in names]))
+        for name, last_B, left_B in zip(names, sum_TKB[-1], left, strict=True):
+            self.state[name] = torch.where(end_TB[-1], 0, last_B) + left_B
+        return dict(zip(names, sum_TKB.unbind(1), strict=True))
 
-def _since(end_TB: Tensor, part_TBK: Tensor, before_BK: Tensor) -> Tensor:
-    """Add up from the step after the last end, and before the first end from what there was before, (T, B, K).
+    def _hold(self, names: Sequence[str], where_TB: Tensor, parts: list[Tensor]) -> dict[str, Tensor]:
+        """Return what figures were at the latest step before this one that `where_TB` names, each (T, B)."""
+        if where_TB.device.type == "cpu" and not bool(where_TB.any()):  # as always where an episode is a trial
+            return {name: self.state[name].expand_as(part_TB) for name, part_TB in zip(names, parts, strict=True)}
+        step_T = torch.arange(1, len(where_TB) + 1, device=where_TB.device)
+        named_TB = torch.where(where_TB, step_T[:, None], 0)
+        latest_TB = torch.cat([torch.zeros_like(named_TB[:1]), named_TB]).cummax(0).values  # 0: in an earlier window
+        held = {}
+        for name, part_TB in zip(names, parts, strict=True):
+            seen_TB = torch.cat([self.state[name][None], part_TB]).gather(0, latest_TB)
+            held[name], self.state[name] = seen_TB[:-1], seen_TB[-1].clone()
+        return held
+
+
+def _since(end_T1B: Tensor, part_TKB: Tensor, before_KB: Tensor) -> Tensor:
+    """Add up from the step after the last end, and before the first end from what there was before, (T, K, B).
 
     In steps of 1, 2, 4, ..: no sum ever holds numbers from beyond an end, which would not cancel to the last bit.
     """
-    first_TB = torch.cat([torch.zeros_like(end_TB[:1]), end_TB[:-1]])
-    sum_TBK = torch.cat([part_TBK[:1] + before_BK, part_TBK[1:]])
+    first_T1B = torch.cat([torch.zeros_like(end_T1B[:1]), end_T1B[:-1]])
+    sum_TKB = torch.cat([part_TKB[:1] + before_KB, part_TKB[1:]])
     reach = 1
-    while reach < len(sum_TBK):
-        more_TBK = torch.where(first_TB[reach:, :, None], 0, sum_TBK[:-reach])
-        sum_TBK = torch.cat([sum_TBK[:reach], sum_TBK[reach:] + more_TBK])
-        first_TB = torch.cat([first_TB[:reach], first_TB[reach:] | first_TB[:-reach]])
+    while reach < len(sum_TKB):
+        more_TKB = torch.where(first_T1B[reach:], 0, sum_TKB[:-reach])
+        sum_TKB = torch.cat([sum_TKB[:reach], sum_TKB[reach:] + more_TKB])
+        first_T1B = torch.cat([first_T1B[:reach], first_T1B[reach:] | first_T1B[:-reach]])
         reach *= 2
-    return sum_TBK
+    return sum_TKB
