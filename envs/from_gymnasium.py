@@ -121,6 +121,7 @@ class GymnasiumEnv(Env):
         self.action_space = spaces.Discrete(int(acts.n)) if isinstance(acts, spaces.Discrete) else acts
         self.episode_steps = self.trial_steps = facts.episode_steps
         self._trial = None if trials is None else Extent(trials.most_episodes, trials.steps)
+        self.many_episodes = self._trial is not None
         if self._trial is not None:
             self.trial_clock = self._trial.steps or None
             self.trial_steps = self.trial_clock or (facts.episode_steps and self._trial.episodes * facts.episode_steps)

@@ -60,6 +60,7 @@ class Env(ABC):
         trial_steps: the most steps that a trial can take; None if unknown.
         trial_clock: after how many steps a trial is cut off, wherever its episode stands; None: a trial ends with an
             episode that ends by itself.
+        many_episodes: a trial may hold many episodes.
     """
 
     resumable: ClassVar[bool] = True
@@ -77,6 +78,7 @@ class Env(ABC):
     episode_steps: int | None
     trial_steps: int | None
     trial_clock: int | None = None
+    many_episodes: bool = False
 
     @property
     def cut_below(self) -> float:
