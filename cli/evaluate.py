@@ -5,18 +5,17 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass, field
 
-from rich.console import Console
-
 from ..agents.checkpoint import load_policy
 from ..envs import config_to_dict
 from ..envs.step import EnvConfig
 from ..eval.protocol import play_episodes
-from ..eval.summary import by_place, summarise
 from ..train.config import TrainConfig
 from ..train.run import RunFolder
 from . import choices, flags, stream
+from .played import draw, show
+from .players import PLAYERS, evaluate_player
 from .runs import checkpoint_of, open_run
-from .tables import in_words, plain, table, write_new
+from .tables import write_new
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +53,9 @@ class _Options(EvalOptions):
 
 
 def evaluate(argv: list[str]) -> int:
-    """Evaluate a run: fresh episodes, or streams under cache policies where flags ask for one."""
+    """Evaluate a run, by fresh episodes or by streams where flags ask for these; or another player of a task."""
+    if argv and argv[0] in PLAYERS:
+        return evaluate_player(argv)
     folder, config, rest = open_run(argv, "eval", EvalOptions())
     if stream.is_wanted(rest):
         return stream.evaluate_streams(folder, config, rest)
@@ -68,7 +69,7 @@ def evaluate(argv: list[str]) -> int:
 
 
 def evaluate_run(folder: RunFolder, config: TrainConfig, options: EvalOptions, env: EnvConfig | None = None) -> None:
-    """Play, print a table and write `eval-<steps>-<time>.json` into the run folder.
+    """Play, print a table and write `eval-<steps>-<time>.json` into the run folder, for trials with a curve beside it.
 
     Args:
         folder: the run.
@@ -91,27 +92,14 @@ def evaluate_run(folder: RunFolder, config: TrainConfig, options: EvalOptions, e
         max_steps=options.steps or None,
     )
     seconds = time.monotonic() - began
-    figures, places = summarise(played), by_place(played)
     manner = "sampled" if options.sample else "greedy"
     title = f"{env.label}: {len(played.returns):,} fresh episodes, {manner}, checkpoint {int(checkpoint.name):,}"
-    console = Console(highlight=False)
-    console.print(title, style="bold")
-    console.print(table(["figure", "mean", "95 % interval"], [[n, *in_words(f)] for n, f in figures.items()]))
-    if places:
-        header = ["episode", *(word for name in places[0] for word in (name, "95 % interval"))]
-        lines = [
-            [str(i + 1), *(word for f in place.values() for word in in_words(f))] for i, place in enumerate(places)
-        ]
-        console.print("by place of the episode in its trial", style="bold")
-        console.print(table(header, lines))
     found = {
         "checkpoint": int(checkpoint.name),
         "env": config_to_dict(env),
         "options": {name: value for name, value in asdict(options).items() if name != "env"},
-        "episodes": len(played.returns),
         "seconds": seconds,
-        "figures": {name: plain(figure) for name, figure in figures.items()},
-        "by_episode": [{name: plain(figure) for name, figure in place.items()} for place in places],
-    }
+    } | show(title, played)
     stem = f"eval-{checkpoint.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    print(f"written    {write_new(folder.path, stem, found)}")
+    written = draw(title, played, write_new(folder.path, stem, found))
+    print("written    " + ", ".join(map(str, written)))
