@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+MOST_DRAWN = 100_000  # numbers held at once
 
 
 class Interval(NamedTuple):
@@ -61,10 +62,42 @@ def bootstrap_mean(
         return Interval(value, math.nan, math.nan)
     rng = np.random.default_rng(seed)
     means = np.empty(resamples)
-    for i in range(resamples):
-        drawn = rng.integers(len(sums), size=len(sums))
-        means[i] = sums[drawn].sum() / counts[drawn].sum()
+    at_once = max(1, MOST_DRAWN // len(sums))
+    for i in range(0, resamples, at_once):
+        drawn = rng.integers(len(sums), size=(min(at_once, resamples - i), len(sums)))
+        means[i : i + at_once] = sums[drawn].sum(1) / counts[drawn].sum(1)
     return _percentiles(value, means, level)
+
+
+def bootstrap_ratio(
+    sums: Array | Sequence[float],
+    counts: Array | Sequence[float],
+    *,
+    resamples: int = 2_000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Return the mean of all samples from the sums and counts of groups, with its interval: whole groups are drawn.
+
+    This is `bootstrap_mean` for who has kept the sums alone. Draws in which there is no sample do not count.
+
+    Args:
+        sums: of the samples of each group.
+        counts: how many samples each group has; 0 for a group without any.
+        resamples: draws.
+        level: the share of draws inside the interval.
+        seed: of the draws.
+
+    Returns:
+        The mean, NaN where there is no sample, and its range, NaN where there is one group.
+    """
+    total, number = _numbers(sums), _numbers(counts)
+    value = float(total.sum() / number.sum()) if number.any() else math.nan
+    if len(total) == 1 or math.isnan(value):
+        return Interval(value, math.nan, math.nan)
+    drawn = np.random.default_rng(seed).integers(len(total), size=(resamples, len(total)))
+    held = number[drawn].sum(1)
+    return _percentiles(value, total[drawn].sum(1)[held > 0] / held[held > 0], level)
 
 
 def wilson(successes: float, trials: int, *, level: float = 0.95) -> Interval:
