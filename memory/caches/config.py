@@ -68,9 +68,9 @@ class CacheConfig(ABC):
         self.refuse(f"it does not know how to drop entries of {memory.name}; use --cache full")
 
     def at_least(self, least: int, parts: str, option: str = "") -> None:
-        """Refuse a budget below `least`, which is the sum of `parts`; `option`: what else could be made smaller."""
+        """Refuse a budget below `least`, which is the sum of `parts`; `option`: what else could be lower."""
         if self.context < least:
-            ways = f"give --context {least} or more" + (f", or fewer {option}" if option else "")
+            ways = f"give --context {least} or more" + (f", or lower {option}" if option else "")
             self.refuse(f"context is {self.context}, and the least is {least} ({parts}); {ways}")
 
 

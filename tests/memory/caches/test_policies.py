@@ -285,7 +285,7 @@ def test_a_budget_of_nothing_is_refused(name: str, context: int) -> None:
     ("name", "options", "words"),
     [
         ("full", {"context": 5}, "cache full: context is 5, but it keeps everything; leave it at 0"),
-        ("sinks", {"context": 4}, "context is 4, and the least is 5 (sinks 4 + 1); give --context 5 or more, or fewer"),
+        ("sinks", {"context": 4}, "context is 4, and the least is 5 (sinks 4 + 1); give --context 5 or more, or lower"),
         ("surprise", {"context": 12}, "context is 12, and the least is 13 (sinks 4 + recent 8 + 1); give --context 13"),
         ("surprise", {"decay": 1.5}, "decay is 1.5; it must lie in 0 to 1"),
         ("surprise", {"round_steps": -1}, "round_steps is -1; it must be at least 0"),
