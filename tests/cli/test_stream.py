@@ -164,6 +164,17 @@ def test_a_core_that_keeps_no_entries_has_none_to_drop(finished: Path, capsys) -
     assert "--cache full" in said
 
 
+def test_steps_beyond_a_table_of_positions_are_refused(tmp_path: Path, capsys) -> None:
+    run = tmp_path / "run"
+    table = ["--memory", "transformer", "--memory.positions", "episode", "--memory.episode-positions", "5"]
+    assert main(["train", "--run", str(run), "--device", "cpu", *TASK, *table, "--steps", "128", *TINY]) == 0
+    capsys.readouterr()
+    flags = ["--steps", "60", "--rows", "2", "--bins", "2", "--cache", "full,window", "--context", "8"]
+    said = complaint(["eval", str(run), *flags, "--env.episode-steps", "6"], capsys)
+    assert "an episode takes up to 6 steps, and the memory has positions for 5" in said
+    assert main(["eval", str(run), *flags]) == 0
+
+
 def test_help_names_the_flags_of_streams(finished: Path, capsys) -> None:
     assert main(["eval", str(finished), "--help"]) == 0
     assert "--cache full --help" in capsys.readouterr().out
