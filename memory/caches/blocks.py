@@ -144,7 +144,8 @@ class BlockCore(Streaming):
             answer_BC = torch.einsum("bhk,bhck->bc", far_BHK, faces.to(far_BHK.dtype))
             top_BQ = torch.where(number_BC >= 0, answer_BC, -torch.inf).topk(self.read, 1).indices
             key_BHMK, value_BHMK = take(blocks, 3, top_BQ).flatten(3, 4).unbind(1)
-            seen_BM = (number_BC.gather(1, top_BQ) >= 0).repeat_interleave(config.block, 1)
+            seen_BQ1 = (number_BC.gather(1, top_BQ) >= 0)[:, :, None]
+            seen_BM = seen_BQ1.expand(-1, -1, config.block).flatten(1)
 
             key_BHIK = turned(first[:, 0], firsts) if common else first[:, 0]
             parts = [

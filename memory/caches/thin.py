@@ -93,7 +93,7 @@ class ThinCore(Streaming):
         step_BN = seen_B[:, None] - (seen_B[:, None] - slot_N) % slots  # the step that lies in each slot
         whole_BN = step_BN >= left_B[:, None] * recent
         written_BG = torch.arange(self.pages, device=x_BD.device) < left_B[:, None]
-        thin_BM = written_BG.repeat_interleave(recent, 1)
+        thin_BM = written_BG[:, :, None].expand(-1, -1, recent).flatten(1)
 
         def read(number: int, layer: AttentionLayer, query_BHK: Tensor, new_B2HK: Tensor) -> Tensor:
             new, power = kept.new_LB2HNK[number], kept.power_LBHK[number]

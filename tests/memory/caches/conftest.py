@@ -21,10 +21,11 @@ class Stream:
         self.start_TB = torch.zeros(steps, 3, dtype=torch.bool)
         for row, times in enumerate(self.starts):
             self.start_TB[times, row] = True
+        self.episode_TB = self.start_TB | (torch.rand(steps, 3, generator=draw) < 0.15)
 
     def run(self, core: Core, form: str = "advance") -> Tensor:
         """Act; return the outputs."""
-        return act(core, self.x_TBD, self.start_TB, self.surprise_TB, form)[0]
+        return act(core, self.x_TBD, self.start_TB, self.surprise_TB, self.episode_TB, form)[0]
 
     def alone(self, core: Core) -> Tensor:
         """Act in every trial by itself, in a batch of one; return the outputs where they were in the stream."""
@@ -32,21 +33,28 @@ class Stream:
         for row, times in enumerate(self.starts):
             for begin, end in zip(times, [*times[1:], len(self.x_TBD)], strict=True):
                 at = (slice(begin, end), slice(row, row + 1))
-                y_TBD[at] = act(core, self.x_TBD[at], self.start_TB[at], self.surprise_TB[at])[0]
+                told = (part[at] for part in (self.x_TBD, self.start_TB, self.surprise_TB, self.episode_TB))
+                y_TBD[at] = act(core, *told)[0]
         return y_TBD
 
 
 def act(
-    core: Core, x_TBD: Tensor, start_TB: Tensor, surprise_TB: Tensor | None = None, form: str = "advance"
+    core: Core,
+    x_TBD: Tensor,
+    start_TB: Tensor,
+    surprise_TB: Tensor,
+    episode_TB: Tensor,
+    form: str = "advance",
 ) -> tuple[Tensor, Any]:
     """Act as an evaluator does; return the outputs and the memory."""
     state, outputs = core.initial_state(x_TBD.shape[1]), []
     with torch.no_grad():
         for time, (x_BD, start_B) in enumerate(zip(x_TBD, start_TB, strict=True)):
-            y_BD, state = getattr(core, form)(x_BD, state, start_B)
+            told = (episode_TB[time],) if core.episodic else ()
+            y_BD, state = getattr(core, form)(x_BD, state, start_B, *told)
             while form == "advance" and core.settles and bool(core.unsettled(state).any()):
                 state = core.settle(state)
-            if core.judges and surprise_TB is not None:
+            if core.judges:
                 state = core.judge(state, surprise_TB[time])
             outputs.append(y_BD)
     return torch.stack(outputs), state

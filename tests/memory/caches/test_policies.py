@@ -60,12 +60,14 @@ def test_there_is_a_tight_and_an_ample_budget_for_every_policy() -> None:
     assert {"oldest-sets"} < {name for name, _ in TIGHT_MEMO.values()}
 
 
-@pytest.mark.parametrize(("depth", "sink"), [(1, "none"), (2, "kv")])
+@pytest.mark.parametrize(
+    "memory", [{}, {"depth": 2, "sink": "kv"}, {"positions": "episode", "sink": "k0v0"}], ids=["", "sink", "episodes"]
+)
 @pytest.mark.parametrize(("name", "options"), AMPLE)
 def test_a_budget_of_a_whole_trial_is_full_context(
-    name: str, options: dict[str, Any], depth: int, sink: str, stream: Stream
+    name: str, options: dict[str, Any], memory: dict[str, Any], stream: Stream
 ) -> None:
-    config, core = built("transformer", depth=depth, sink=sink)
+    config, core = built("transformer", **memory)
     want = stream.run(make_cache("full").apply(config, core, 40))
     got = stream.run(make_cache(name, context=100, **options).apply(config, core, 40))
     torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
@@ -162,6 +164,62 @@ def test_every_way_to_keep_entries_keeps_the_laws(policy: str, law: str) -> None
     LAWS[law](lambda: make_cache(name, **options).apply(config, config.build(), 40), SMALL)
 
 
+@pytest.mark.parametrize(
+    ("memory", "name", "options"),
+    [("transformer", *tight) for tight in TIGHT.values()] + [("memo", *tight) for tight in TIGHT_MEMO.values()],
+)
+def test_acting_never_looks_at_the_data(memory: str, name: str, options: dict[str, Any]) -> None:
+    """On a device that has no data, a look raises. So a CUDA graph can capture it."""
+    with torch.device("meta"):
+        config = make_config(memory, width=8, heads=2, **(MEMO if memory == "memo" else {}))
+        core = make_cache(name, **options).apply(config, config.build(), 40)
+        state, row_B = core.initial_state(3), torch.zeros(3, dtype=torch.bool)
+        for _ in range(2):
+            told = (row_B,) if core.episodic else ()
+            y_BD, state = core.advance(torch.zeros(3, 8), state, row_B, *told)
+            if core.settles:
+                state = core.settle(state)
+            if core.judges:
+                state = core.judge(state, torch.zeros(3))
+    assert y_BD.shape == (3, 8)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(("name", "options"), TIGHT.values())
+def test_a_graph_of_acting_on_a_gpu_does_what_steps_on_a_cpu_do(
+    name: str, options: dict[str, Any], stream: Stream
+) -> None:
+    config, core = built("transformer", depth=2, sink="kv0")
+    cache = make_cache(name, **options)
+    stream.x_TBD = stream.x_TBD.float()
+    want = stream.run(cache.apply(config, core.float(), 40))
+    on_gpu = cache.apply(config, core.cuda(), 40)
+    told = [part.cuda() for part in (stream.x_TBD, stream.start_TB, stream.surprise_TB, stream.episode_TB)]
+    given = [part[0].clone() for part in told]
+    kept = on_gpu.initial_state(3)
+    graph, aside = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+
+    def step() -> torch.Tensor:
+        x_BD, start_B, surprise_B, episode_B = given
+        y_BD, after = on_gpu.advance(x_BD, kept, start_B, *((episode_B,) if on_gpu.episodic else ()))
+        after = on_gpu.judge(after, surprise_B)
+        for name, part in parts(after).items():
+            parts(kept)[name].copy_(part)
+        return y_BD
+
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside), torch.no_grad():
+        step()
+    torch.cuda.current_stream().wait_stream(aside)
+    with torch.cuda.graph(graph), torch.no_grad():
+        y_BD = step()
+    for time in range(len(want)):
+        for place, part in zip(given, told, strict=True):
+            place.copy_(part[time])
+        graph.replay()
+        torch.testing.assert_close(y_BD.cpu(), want[time], rtol=1e-3, atol=1e-3)
+
+
 LEARNING = ("causal", "forgetting is exact", "gradients agree", "rows are independent", "survives")
 
 
@@ -204,7 +262,7 @@ def test_an_agent_with_a_critic_of_its_own_has_the_policy_twice(
     both = cache.apply(config, Pair(actor, critic), 40)
     alone = cache.apply(config, actor, 40)
     double = torch.cat([stream.x_TBD, stream.x_TBD], -1)
-    got, _ = act(both, double, stream.start_TB, stream.surprise_TB)
+    got, _ = act(both, double, stream.start_TB, stream.surprise_TB, stream.episode_TB)
     assert both.judges == alone.judges
     torch.testing.assert_close(got[..., :16], stream.run(alone))
 
@@ -282,6 +340,14 @@ def test_a_transformer_has_no_summaries_and_a_trial_has_a_step() -> None:
         make_cache("oldest-sets").apply(config, config.build(), 100)
     with pytest.raises(ValueError, match="a trial of 0 steps; it must have at least 1"):
         make_cache("full").apply(config, config.build(), 0)
+
+
+def test_a_streaming_core_refuses_the_episodes_that_the_core_refuses() -> None:
+    config = make_config("transformer", positions="episode", episode_positions=9)
+    streaming = make_cache("sinks", context=9).apply(config, config.build(), 100)
+    streaming.check_episodes(9)
+    with pytest.raises(ValueError, match="an episode takes up to 10 steps, and the memory has positions for 9"):
+        streaming.check_episodes(10)
 
 
 def test_unknown_names_say_what_there_is() -> None:

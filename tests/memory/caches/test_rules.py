@@ -66,7 +66,7 @@ def test_of_equals_the_oldest_goes() -> None:
 
 
 def test_rounds_of_steps_and_of_episodes_let_scores_decay() -> None:
-    """Step 1 has 5 and step 3 has 2. After a round at step 4 they have 0.5 and 0.2, and new ones with 1 outlive them."""
+    """Step 1 has 5 and step 3 has 2. After a round at step 4 they have 0.5 and 0.2; new ones with 1 outlive them."""
     options = {"context": 4, "sinks": 1, "recent": 1}
     surprise = [9, 5, 0, 2, 1, 1, 1, 1]
     without = kept("surprise", 8, surprise, decay=1.0, **options)
