@@ -352,15 +352,15 @@ def test_operations_are_within_five_percent_of_what_is_counted(name: str) -> Non
     ],
 )
 def test_operations_under_a_policy_are_within_five_percent_too(memory: str, name: str) -> None:
-    """At a step at which the budget is full."""
+    """At a step at which the budget is full, or nearly: the plain kernels read every slot."""
     sizes = {"segment": 8, "summaries": 4} if memory == "memo" else {}
     config = make_config(memory, width=64, heads=4, depth=2, **sizes)
     torch.manual_seed(0)
     policy = Policy(EncoderConfig(), config, spaces.Box(-1, 1, (SEEN,)), spaces.Discrete(ACTIONS)).eval()
     cache = make_cache(name, **{} if name == "full" else {"context": 128})
-    acts = policy.with_core(cache.apply(config, policy.core, 200))
-    counted = counted_flops(acts, acts.initial_memory(1), 200)
-    assert acts.flops_per_step(199) == pytest.approx(counted, rel=0.05)
+    acts = policy.with_core(cache.apply(config, policy.core, 400))
+    counted = counted_flops(acts, acts.initial_memory(1), 400)
+    assert acts.flops_per_step(399) == pytest.approx(counted, rel=0.05)
 
 
 def test_the_table_of_the_paper() -> None:
