@@ -10,6 +10,8 @@ import torch
 
 from mnemic.agents.checkpoint import load_policy
 from mnemic.envs import make_config as make_env
+from mnemic.envs.endless_tmaze import EndlessTMazeConfig
+from mnemic.envs.trials import TrialsConfig
 from mnemic.eval.protocol import evaluate
 from mnemic.kernels import backend
 from mnemic.memory import MEMORIES, make_config
@@ -163,8 +165,9 @@ def test_a_resumed_run_goes_on_where_it_stopped(tmp_path):
         assert resumed.optimizer.state[resumed.policy.out.weight]["step"].item() == 3 * 4
 
 
-def test_episodes_are_metered_on_the_device():
-    training = Training(small())
+@pytest.mark.parametrize("env", [EndlessTMazeConfig(), TrialsConfig(task=EndlessTMazeConfig(), steps=40)], ids=str)
+def test_episodes_are_metered_on_the_device(env):
+    training = Training(small(env=env))
     here, there = (EpisodeMeter(64, training.env.cut_below) for _ in range(2))
     for _ in range(4):
         window = act(training)
