@@ -160,16 +160,16 @@ def test_a_long_stream_is_flat(name: str) -> None:
     held: dict[int, int] = {}
 
     def look(steps: int) -> None:
-        if steps in (256, 784):
+        if steps in (784, 1312):
             gc.collect()
             held[steps] = tracemalloc.get_traced_memory()[0]
 
     tracemalloc.start()
     try:
-        stream = play_stream(policy, task, steps=800, rows=2, bins=1, tell=look)
+        stream = play_stream(policy, task, steps=1320, rows=2, bins=1, tell=look)
     finally:
         tracemalloc.stop()
-    assert held[784] - held[256] < 20_000
+    assert held[1312] - held[784] < 20_000
     many = play_stream(policy, task, steps=400, rows=2, bins=4)
     assert len({each.bytes for each in many.bins}) == 1
     assert many.bins[0].bytes == stream.bins[0].bytes == policy.core.state_bytes(1)
