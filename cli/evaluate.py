@@ -56,11 +56,11 @@ def evaluate(argv: list[str]) -> int:
     """Evaluate a run, by fresh episodes or by streams where flags ask for these; or another player of a task."""
     if argv and argv[0] in PLAYERS:
         return evaluate_player(argv)
+    if any(word in flags.HELP for word in argv) and not stream.is_wanted(argv):
+        print("Streams under cache policies have flags of their own: `mnemic eval RUN --cache full --help`\n")
     folder, config, rest = open_run(argv, "eval", EvalOptions())
     if stream.is_wanted(rest):
         return stream.evaluate_streams(folder, config, rest)
-    if any(word in flags.HELP for word in rest):
-        print(f"Streams under cache policies have flags of their own: mnemic eval {folder.path} --cache full --help\n")
     prog = f"mnemic eval {folder.path}"
     options = flags.parse(_Options(env=config.env), rest, prog=prog, also=stream.FLAGS)
     choices.check_device(options.device)

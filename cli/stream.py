@@ -87,34 +87,36 @@ def evaluate_streams(folder: RunFolder, config: TrainConfig, argv: list[str]) ->
     console.print(_about_trials(trial, options.steps), soft_wrap=True)
 
     lines: list[Line] = []
-    with _Progress(options.steps) as progress:
-        for cache, acts in zip(caches, policies, strict=True):
-            progress.begin(Line(cache, Stream(options.rows, trial)).label)
-            stream = play_stream(
-                acts,
-                options.env,
-                steps=options.steps,
-                rows=options.rows,
-                bins=options.bins,
-                seed=options.seed,
-                greedy=not options.sample,
-                device=options.device,
-                surprise=options.surprise,
-                gamma=config.ppo.gamma,
-                capture=options.capture,
-                tell=progress.update,
-            )
-            if stream.bins:
-                lines.append(Line(cache, stream))
-            if stream.interrupted:
-                break
-    interrupted = len(lines) < len(caches) or lines[-1].stream.interrupted
-    if interrupted:
+    try:
+        with _Progress(options.steps) as progress:
+            for cache, acts in zip(caches, policies, strict=True):
+                progress.begin(Line(cache, Stream(options.rows, trial)).label)
+                stream = play_stream(
+                    acts,
+                    options.env,
+                    steps=options.steps,
+                    rows=options.rows,
+                    bins=options.bins,
+                    seed=options.seed,
+                    greedy=not options.sample,
+                    device=options.device,
+                    surprise=options.surprise,
+                    gamma=config.ppo.gamma,
+                    capture=options.capture,
+                    tell=progress.update,
+                )
+                if stream.bins:
+                    lines.append(Line(cache, stream))
+                if stream.interrupted:
+                    raise KeyboardInterrupt
+    except KeyboardInterrupt:
         print("interrupted; this was measured before:", file=sys.stderr)
-    if lines:
-        _show(lines, options)
-        _write(folder, checkpoint.name, lines, options, f"{folder.path.name}: {title}")
-    return 130 if interrupted else 0
+        return 130
+    finally:  # whatever ends it, what was measured is kept
+        if lines:
+            _show(lines, options)
+            _write(folder, checkpoint.name, lines, options, f"{folder.path.name}: {title}")
+    return 0
 
 
 @dataclass(frozen=True, kw_only=True)

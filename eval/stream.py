@@ -99,17 +99,14 @@ class Stream:
         chosen, times = self.bins if bins is None else bins, Latencies()
         for each in chosen:
             times.merge(each.latencies)
-        weights = [each.end - each.begin for each in chosen]
-
-        def mean(values: list[float]) -> float:
-            return float(np.average(values, weights=weights))
-
-        last = chosen[-1:]
+        # A bin that was cut short at once has nothing that was read off.
+        read = [each for each in chosen if not math.isnan(each.entries)] or chosen
+        weights = [each.end - each.begin for each in read]
         return {
-            "entries": last[0].entries,
-            "bytes": last[0].bytes,
-            "flops": mean([each.flops for each in chosen]),
-            "settling": mean([each.settling for each in chosen]),
+            "entries": read[-1].entries,
+            "bytes": read[-1].bytes,
+            "flops": float(np.average([each.flops for each in read], weights=weights)),
+            "settling": float(np.average([each.settling for each in read], weights=weights)),
             "latency_median": times.quantile(0.5),
             "latency_p99": times.quantile(0.99),
             "latency_mean": times.mean,

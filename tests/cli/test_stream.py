@@ -8,6 +8,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mnemic.cli import bench
+from mnemic.cli import stream as command
 from mnemic.cli.main import main
 from mnemic.eval import stream as streams
 from mnemic.eval import stream_bench
@@ -111,6 +112,23 @@ def test_ctrl_c_writes_what_was_measured(transformer: Path, capsys, monkeypatch)
     assert (window["steps"], window["interrupted"]) == (19, True)
 
 
+def test_an_error_in_a_later_stream_keeps_the_earlier_ones(transformer: Path, capsys, monkeypatch) -> None:
+    before, real, played = set(transformer.glob("stream-*.json")), command.play_stream, []
+
+    def failing(*args, **options):
+        played.append(args)
+        if len(played) == 2:
+            raise RuntimeError("out of memory")
+        return real(*args, **options)
+
+    monkeypatch.setattr(command, "play_stream", failing)
+    flags = ["--steps", "30", "--cache", "full,window", "--context", "4", "--bins", "3", "--rows", "2"]
+    with pytest.raises(RuntimeError, match="out of memory"):
+        main(["eval", str(transformer), *flags])
+    (line,) = json.loads(written(transformer, before).read_text())["lines"]
+    assert line["cache"] == "full"
+
+
 def complaint(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     assert main(argv) == 2
     said = capsys.readouterr()
@@ -164,6 +182,17 @@ def test_a_core_that_keeps_no_entries_has_none_to_drop(finished: Path, capsys) -
     assert "--cache full" in said
 
 
+def test_steps_beyond_a_table_of_positions_are_refused(tmp_path: Path, capsys) -> None:
+    run = tmp_path / "run"
+    table = ["--memory", "transformer", "--memory.positions", "episode", "--memory.episode-positions", "5"]
+    assert main(["train", "--run", str(run), "--device", "cpu", *TASK, *table, "--steps", "128", *TINY]) == 0
+    capsys.readouterr()
+    flags = ["--steps", "60", "--rows", "2", "--bins", "2", "--cache", "full,window", "--context", "8"]
+    said = complaint(["eval", str(run), *flags, "--env.episode-steps", "6"], capsys)
+    assert "an episode takes up to 6 steps, and the memory has positions for 5" in said
+    assert main(["eval", str(run), *flags]) == 0
+
+
 def test_help_names_the_flags_of_streams(finished: Path, capsys) -> None:
     assert main(["eval", str(finished), "--help"]) == 0
     assert "--cache full --help" in capsys.readouterr().out
@@ -174,8 +203,6 @@ def test_help_names_the_flags_of_streams(finished: Path, capsys) -> None:
 
 
 def test_the_progress_of_a_long_stream_is_a_line_now_and_then(finished: Path, capsys, monkeypatch) -> None:
-    from mnemic.cli import stream as command
-
     clock = iter(range(0, 10**6, 6))
     monkeypatch.setattr(command.time, "monotonic", lambda: float(next(clock)))
     assert main(["eval", str(finished), "--steps", "64", "--cache", "full", "--bins", "2", "--rows", "2"]) == 0
