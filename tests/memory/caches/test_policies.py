@@ -136,6 +136,9 @@ def test_weights_are_shared_and_not_copied(name: str, options: dict[str, Any]) -
     streaming = make_cache(name, **options).apply(config, core, 40)
     assert {part.data_ptr() for part in streaming.parameters()} == pointers
     assert {id(part) for part in streaming.parameters()} == {id(part) for part in core.parameters()}
+    assert all(module.training for module in streaming.modules())
+    core.eval()
+    assert not any(module.training for module in make_cache(name, **options).apply(config, core, 40).modules())
 
 
 @pytest.mark.parametrize(("name", "options"), TIGHT.values())
