@@ -116,6 +116,8 @@ def _about(config: TrainConfig, launch: Launch) -> str:
     ]
     if config.ppo.wait_for < 1 and launch.world == 1:
         lines.insert(0, "note: --ppo.wait-for cuts short the windows of other ranks, and there are none")
+    if config.ppo.cut_returns and env.many_episodes:
+        lines.insert(0, "note: a trial holds many episodes; --ppo.no-cut-returns counts what one teaches the next")
     context = getattr(config.memory, "context", None)
     if isinstance(context, int) and env.trial_steps and 0 < context < env.trial_steps:
         trial = f"a trial takes up to {env.trial_steps}"
