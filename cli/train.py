@@ -13,6 +13,7 @@ from pathlib import Path
 from ..agents.policy import Policy
 from ..eval.protocol import evaluate
 from ..train.config import TrainConfig
+from ..train.history import check_trials
 from ..train.loop import Result
 from ..train.loop import train as train_run
 from ..train.ranks import Launch, Ranks, together
@@ -102,6 +103,7 @@ def _about(config: TrainConfig, launch: Launch) -> str:
             env.action_space,
             separate_critic=config.separate_critic,
         )
+        check_trials(config.ppo, env)
     finally:
         env.close()
     parameters = sum(part.numel() for part in policy.parameters())

@@ -78,7 +78,7 @@ class NativeEnv(Env):
         self.action_space, self.observation_space = action_space, observation_space
         self.actions = int(action_space.n)
         self.episode_steps: int = episode_steps
-        self.many_episodes = trial_steps is not None
+        self.many_episodes = self.fixed_trials = trial_steps is not None
         self.trial_steps: int = episode_steps if trial_steps is None else trial_steps
         # A host that can look without waiting saves the work of a restart that no row needs.
         self._looks = self.device.type == "cpu"

@@ -58,6 +58,7 @@ class Env(ABC):
         action_space: of one row, without the batch.
         episode_steps: after how many steps an episode is truncated; None if never or unknown.
         trial_steps: the most steps that a trial can take; None if unknown.
+        fixed_trials: every trial takes `trial_steps`, so that rows begin their trials together.
     """
 
     resumable: ClassVar[bool] = True
@@ -69,6 +70,7 @@ class Env(ABC):
     batch: int
     seed: int
     first_row: int = 0
+    fixed_trials: bool = False
     device: torch.device
     observation_space: spaces.Space[Any]
     action_space: spaces.Space[Any]

@@ -287,7 +287,7 @@ def test_a_number_that_is_none_stops_all_later_steps(toys, minibatch):
             window.reward_next[3, 2] = math.nan
             graph._begin.replay()
             graph._number.fill_(minibatch)
-            graph._order_MR[minibatch] = torch.arange(3)
+            graph._order_NAR[minibatch] = torch.arange(3)
         step()
         seen.append({name: part.clone() for name, part in policy.state_dict().items()})
 
