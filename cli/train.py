@@ -115,6 +115,9 @@ def _about(config: TrainConfig, launch: Launch) -> str:
     ]
     if config.ppo.wait_for < 1 and launch.world == 1:
         lines.insert(0, "note: --ppo.wait-for cuts short the windows of other ranks, and there are none")
+    if 0 < config.ppo.recompute < (env.trial_steps or 0) - config.ppo.window:
+        again = f"goes through {config.ppo.recompute} steps before a window again (--ppo.recompute)"
+        lines.insert(0, f"note: learning {again}, and a trial takes up to {env.trial_steps}")
     context = getattr(config.memory, "context", None)
     if isinstance(context, int) and env.trial_steps and 0 < context < env.trial_steps:
         trial = f"a trial takes up to {env.trial_steps}"

@@ -88,6 +88,12 @@ class PPOConfig(LossConfig):
                 f"ppo: {self.rows} rows do not divide into {self.minibatches} minibatches; "
                 "make rows a multiple of minibatches"
             )
+        for name, choices in (
+            ("schedule", ("constant", "linear", "cosine")),
+            ("trial_end", ("bootstrap", "stop")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"ppo: {name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
         if self.minibatches % self.accumulate:
             raise ValueError(
                 f"ppo: {self.minibatches} minibatches do not divide into steps of {self.accumulate}; "
