@@ -174,17 +174,18 @@ def improve(training: Training, window: Window) -> dict[str, float]:
     taken, warmup = training.steps + config.ppo.batch_steps, config.ppo.warmup_steps
     warm = min(1.0, taken / warmup) if warmup else 1.0
     average = ranks.average if ranks.many else None
-    # What is random in a core while it learns; the same in all ranks, since they must come to the same decisions.
-    torch.manual_seed((config.seed + 2_000_003 * (training.updates + 1)) % 2**63)
     whole, skip = _with_history(training, window)
     said: dict[str, float] = {}
     with arithmetic(policy.device, config.precision):
+        graph = None
         if training.cutoff is None and not config.ppo.recompute:
             graph = training.graphs.learning(
                 config.ppo, policy, optimizer, window, precision=precision, average=average
             )
-            if graph is not None:
-                return graph(window, training.shuffling, remaining=remaining, warm=warm)
+        # For what is random in a core while it learns; the same in all ranks, which must come to the same decisions.
+        torch.manual_seed((config.seed + 2_000_003 * (training.updates + 1)) % 2**63)
+        if graph is not None:
+            return graph(window, training.shuffling, remaining=remaining, warm=warm)
         if training.cutoff is not None:  # windows differ in length, and a rank counts by the steps that it has taken
             played = ranks.collect(len(window.value))
             average = partial(ranks.average, share=len(window.value) / sum(played))
