@@ -101,7 +101,7 @@ def go_on(
     drop = max(begun, steps - config.recompute)
     if drop == steps:
         return None
-    at_once = max(1, start_NB.shape[1] // config.minibatches)
+    at_once = start_NB.shape[1] // config.minibatches  # as many as learning holds
     if 0 < drop == begun or bool(start_NB[drop].all()):
         # What comes before the start of a running trial is not read, and one row without a past stands for all.
         memory = map_state(lambda part: part.expand(start_NB.shape[1], *part.shape[1:]), policy.initial_memory(1))
