@@ -58,8 +58,8 @@ class PPOConfig(LossConfig):
     cut_returns: bool = True
     """Returns end with the episode. False: they end with the trial, so what an episode teaches the next one counts."""
     trial_end: Literal["bootstrap", "stop"] = "bootstrap"
-    """A trial that its clock ends is worth what its last observation promises, as an episode that its clock ends is;
-    or nothing more (stop): then the return of the trial itself is the objective."""
+    """With returns that end with the trial, a trial that its clock ends is worth what its last observation promises
+    (bootstrap), or nothing more (stop): then the return of the trial itself is what is learned for."""
     recompute: int = 0
     """Steps of the trial before the window that learning goes through again with the newest weights: nothing that they
     left in memory is stale, and gradients reach them. As many as a trial has, or more: all of it. 0: learning begins
@@ -175,6 +175,8 @@ class TrainConfig:
     """How it is looked at while it learns."""
     steps: int = 2_000_000
     """Environment steps of the run."""
+    init: str = ""
+    """A run whose newest policy this one begins with (weights only): to go on with longer trials, or another task."""
     seed: int = 0
     """Decides everything that is random."""
     device: str = "cpu"

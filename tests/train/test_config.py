@@ -75,6 +75,7 @@ OTHER = {
     EvalConfig: {"every": 3, "episodes": 5, "stop_at": 0.9, "confirm_episodes": 6},
     TrainConfig: {
         "steps": 12,
+        "init": "runs/before",
         "seed": 2**63 - 1,
         "device": "cuda:1",
         "threads": 3,

@@ -30,7 +30,7 @@ def slow_advantages(config, window):
             for k in range(t, length):
                 terminated, truncated, trial_over = flags(window, k, b)
                 over = (terminated or truncated) if config.cut_returns else trial_over
-                nothing = terminated or (trial_over and config.trial_end == "stop")
+                nothing = terminated or (config.trial_end == "stop" and not config.cut_returns)
                 worth = 0.0 if nothing and over else window.value_next[k, b].item()
                 total += weight * (window.reward_next[k, b].item() + config.gamma * worth - window.value[k, b].item())
                 if over:
