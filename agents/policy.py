@@ -6,16 +6,17 @@ Shapes: T time, B rows, D features, A numbers that describe an action distributi
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
-from ..memory.core import MemoryConfig, State
+from ..memory.core import MemoryConfig, State, count_parameters
 from ..memory.pair import Pair
-from .encoder import Encoder, EncoderConfig, EncoderPair, Inputs
+from .encoder import Encoder, EncoderConfig, EncoderPair, Inputs, boxes
 from .heads import build_head
 
 
@@ -73,12 +74,12 @@ class Policy(nn.Module):
 
     def step(self, inputs: Inputs, memory: State) -> tuple[Output, State]:
         """Take one step: inputs (B, ...), memory of B rows."""
-        y_BD, memory = self.core.step(self.encoder(inputs), memory, inputs.trial_start)
+        y_BD, memory = self.core.step(self.encoder(inputs), memory, *self._flags(inputs))
         return self._output(y_BD), memory
 
     def advance(self, inputs: Inputs, memory: State) -> tuple[Output, State]:
         """Take one step as a loop that acts does: the memory is given up, and `core.settle` may have to follow."""
-        y_BD, memory = self.core.advance(self.encoder(inputs), memory, inputs.trial_start)
+        y_BD, memory = self.core.advance(self.encoder(inputs), memory, *self._flags(inputs))
         return self._output(y_BD), memory
 
     def unroll(self, inputs: Inputs, memory: State, plan: Hashable = None) -> tuple[Output, State]:
@@ -86,12 +87,43 @@ class Policy(nn.Module):
 
         With a plan, which the core has made of these rows or of more, there is no look at the device's data.
         """
-        x_TBD, start_TB = self.encoder(inputs), inputs.trial_start
+        x_TBD, flags = self.encoder(inputs), self._flags(inputs)
         if plan is None:
-            y_TBD, memory = self.core.unroll(x_TBD, memory, start_TB)
+            y_TBD, memory = self.core.unroll(x_TBD, memory, *flags)
         else:
-            y_TBD, memory = self.core.follow(x_TBD, memory, start_TB, plan)
+            y_TBD, memory = self.core.follow(x_TBD, memory, *flags, plan)  # type: ignore[call-arg]
         return self._output(y_TBD), memory
+
+    def plan(self, inputs: Inputs, memory: State) -> Hashable:
+        """Look at a window, inputs (T, B, ...), and return what `unroll` needs to know of it."""
+        return self.core.plan(memory, *self._flags(inputs))
+
+    def check_episodes(self, steps: int | None) -> None:
+        """Refuse episodes of so many steps (None: unknown) where the memory has a table of positions that ends before.
+
+        Raises:
+            ValueError: it does.
+        """
+        self.core.check_episodes(steps)
+
+    def _flags(self, inputs: Inputs) -> tuple[Any, ...]:
+        """Return where trials start and, for a core that wants to know, where episodes do."""
+        return (inputs.trial_start, inputs.episode_start)[: 1 + self.core.episodic]
+
+    @torch.no_grad()
+    def flops_per_step(self, steps: int) -> float:
+        """Return the floating-point operations of the step of one row that follows `steps` steps of its trial.
+
+        Those of the core, as `Core.flops_per_step` counts them, and the products of the encoder and the heads.
+        """
+        zeros, observed = self.out.weight.new_zeros, self.observation_space
+        boxed = {name: zeros(1, *box.shape) for name, box in boxes(observed).items()}
+        obs = boxed if isinstance(observed, spaces.Dict) else boxed["obs"]
+        flag_1, action_1 = zeros(1, dtype=torch.bool), self.head.blank(1).to(self.device)
+        with FlopCounterMode(display=False) as counter:
+            self.encoder(Inputs(obs, action_1, zeros(1), flag_1, flag_1))
+        products: int = counter.get_total_flops()
+        return self.core.flops_per_step(steps) + products + 2.0 * count_parameters(self.out)
 
     def _output(self, y: Tensor) -> Output:
         if self.separate_critic:

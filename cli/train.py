@@ -104,6 +104,7 @@ def _about(config: TrainConfig, launch: Launch) -> str:
             separate_critic=config.separate_critic,
         )
         check_trials(config.ppo, env)
+        policy.check_episodes(env.episode_steps)
     finally:
         env.close()
     if config.init:  # before the folder of the run is made

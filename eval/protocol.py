@@ -130,7 +130,7 @@ def evaluate(policy: Policy, env_config: EnvConfig, *, episodes: int, seed: int)
 
 
 def check_fit(policy: Policy, env: Env) -> None:
-    """Refuse a task that shows or takes something else than what the policy was made for.
+    """Refuse a task that shows or takes something else than what the policy was made for, or has longer episodes.
 
     Raises:
         ValueError: it does; the message says what.
@@ -144,6 +144,7 @@ def check_fit(policy: Policy, env: Env) -> None:
                 f"{env.config.label} {what} {_form(found)}, and the policy was made for {_form(made_for)}; "
                 "keep the options that change it as they were in training"
             )
+    policy.check_episodes(env.episode_steps)
 
 
 def _form(space: spaces.Space[Any]) -> str:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ..kernels.softmax_scan import Sums, softmax_scan
 from ..kernels.softmax_scan.reference import fresh
 from .attention import HeadsConfig
-from .core import Core
+from .core import Core, count_parameters
 from .stack import Stack
 
 
@@ -55,6 +55,10 @@ class Aaren(Core):
         value_TBHK = self.value(x_TBD).unflatten(-1, (self.heads, -1))
         mean_TBHK, state = softmax_scan(self._score(x_TBD).to(kept), value_TBHK, state, start_TB)
         return self.out(mean_TBHK.flatten(-2).to(x_TBD.dtype)), state
+
+    def flops_per_step(self, steps: int) -> float:
+        """Return what value, output and the folded score cost: the fold itself is made once for all rows of a call."""
+        return 2.0 * (count_parameters(self.value, self.out) + self.heads * self.width)
 
     def _score(self, x_TBD: Tensor) -> Tensor:
         """Return query . key / sqrt(K), (T, B, H).

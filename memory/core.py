@@ -24,6 +24,10 @@ class Core(nn.Module, ABC):
     observation, an evaluation or a second policy cannot disturb a rollout. `step` and `unroll` are one function
     in two forms; `mnemic.memory.laws` says what they owe each other and checks it for any core.
 
+    A core may have noise for learning: in `unroll` and `follow` only, and only in training mode (`Core.train`), in
+    which a trainer puts it for the pass that it learns from. What the device draws comes from its default generator,
+    what `plan` draws from that of the CPU.
+
     Attributes:
         width: D, the features that go in and come out.
     """
@@ -74,6 +78,20 @@ class Core(nn.Module, ABC):
         """Do what `unroll` does, without a look, by a plan of these rows or of more."""
         return self.unroll(x_TBD, state, start_TB)
 
+    episodic: bool = False
+    """The core wants to know where episodes begin inside a trial: `step`, `advance`, `unroll`, `follow` and `plan` take
+    one more tensor after the start, of its shape and type. A start of a trial is one of an episode, too."""
+
+    def check_episodes(self, steps: int | None) -> None:
+        """Refuse episodes of so many steps (None: unknown), where a core has a limit. Here: there is none.
+
+        Raises:
+            ValueError: an episode is longer than the core can tell.
+        """
+
+    draws_plans: bool = False
+    """`plan` draws in training mode, so that there is no use in recording a graph for each plan."""
+
     settles: bool = False
     """`advance` may leave work for `settle`. Where this is false, there is no need to ask `unsettled`."""
 
@@ -122,6 +140,35 @@ class Core(nn.Module, ABC):
         Here: the size of a fresh state, for every core whose memory is of fixed size.
         """
         return sum(part.numel() * part.element_size() for part in parts(self.initial_state(1)).values())
+
+    def context_entries(self, steps: int) -> int:
+        """Return how many entries, each a key and a value in every layer, a row holds after `steps` steps of a trial.
+
+        Here: 0, for every core that keeps no entries.
+        """
+        return 0
+
+    def flops_per_step(self, steps: int) -> float:
+        """Return the floating-point operations of the step of one row that follows `steps` steps of its trial.
+
+        Two per weight that it is multiplied with; in attention, per layer and key, two per feature for the score and
+        two for the sum of values. Norms and nonlinearities are not counted, nor what `settle` does: `settling_flops`.
+
+        Here: two per parameter, for every core in which each is a weight that every step uses once.
+        """
+        return 2.0 * count_parameters(self)
+
+    def settling_flops(self, steps: int) -> float:
+        """Return what `settle` adds to such a step, spread evenly over the steps between two of its calls.
+
+        Here: nothing, for a core that leaves nothing to `settle`.
+        """
+        return 0.0
+
+
+def count_parameters(*modules: nn.Module) -> int:
+    """Return how many numbers are learned in some modules."""
+    return sum(part.numel() for module in modules for part in module.parameters())
 
 
 def map_state(function: Callable[..., Tensor], *states: State) -> State:
@@ -200,12 +247,23 @@ class MemoryConfig(ABC):
     """How a layer joins the stream: its output replaces it, is added to it, or enters through a GRU gate (GTrXL)."""
     mlp: int = 0
     """Hidden width of the gated MLP after each layer, as a multiple of `width`; 0 for none."""
+    depth_dropout: float = 0.0
+    """How likely learning leaves a layer and its MLP out, for all rows of a pass at once; not without a residual."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that no core can have."""
         for field, least in (("width", 1), ("depth", 1), ("mlp", 0)):
             if getattr(self, field) < least:
                 raise ValueError(f"memory {self.name}: {field} is {getattr(self, field)}; it must be at least {least}")
+        if not 0 <= self.depth_dropout < 1:
+            raise ValueError(
+                f"memory {self.name}: depth_dropout is {self.depth_dropout}; it must be at least 0 and less than 1"
+            )
+        if self.depth_dropout and self.residual == "none":
+            raise ValueError(
+                f"memory {self.name}: depth_dropout {self.depth_dropout} leaves nothing of a stream without a "
+                "residual; choose residual add or gate, or depth_dropout 0"
+            )
 
     @abstractmethod
     def build(self) -> Core:

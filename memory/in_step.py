@@ -9,6 +9,7 @@ K width of a head, M slots for summaries, S slots for the running segment, N = M
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,6 +21,7 @@ from ..kernels.segment_attention import Seen
 if TYPE_CHECKING:
     from .memo import Memo, Notes
 
+# Keys and values, for each layer (B, 2, H, slots, K).
 Layers = tuple[Tensor, ...]
 
 
@@ -36,20 +38,26 @@ class Section(NamedTuple):
     """Steps of the running segment before the section, of rows in step."""
     sets: int
     """Segments completed before it, of rows in step."""
+    length: int
+    """Steps of the segments that begin in it."""
 
 
-def sections(index_B: Tensor, sets_B: Tensor, start_TB: Tensor, length: int) -> tuple[Section, ...]:
+def sections(index_B: Tensor, sets_B: Tensor, start_TB: Tensor, segment: int, length: int) -> tuple[Section, ...]:
     """Look once at what lies in a window, and divide it where all rows start.
 
-    What happens in a section, rows in step or not, tells nothing of the sections before it. While a CUDA graph is
-    captured no one can look: all is one section, in which anything may happen.
+    A segment that was begun before the window has `segment` steps, one that begins in it has `length`. What happens in
+    a section, rows in step or not, tells nothing of the sections before it. While a CUDA graph is captured no one can
+    look: all is one section, in which anything may happen.
     """
     steps, batch = start_TB.shape
     if start_TB.is_cuda and torch.cuda.is_current_stream_capturing():
-        return (Section(0, steps, (True,) * steps, in_step=False, step=0, sets=0),)
+        return (Section(0, steps, (True,) * steps, in_step=False, step=0, sets=0, length=length),)
     time_T1 = torch.arange(steps, device=start_TB.device)[:, None]
     begun_TB = torch.where(start_TB, time_T1, -1).cummax(0).values
-    end_TB = (time_T1 - torch.where(begun_TB < 0, -index_B, begun_TB) + 1) % length == 0
+    # When a segment that was begun before would have begun, had it the other length, to end when it does.
+    before_B = torch.where(index_B > 0, segment - index_B - length, 0)
+    taken_TB = time_T1 - torch.where(begun_TB < 0, before_B, begun_TB) + 1
+    end_TB = (taken_TB > 0) & (taken_TB % length == 0)
     index_B, sets_B = (torch.where(start_TB[0], 0, count) for count in (index_B, sets_B))
     counts = [end_TB.sum(1), start_TB.sum(1), *(edge[None] for n in (index_B, sets_B) for edge in (n.min(), n.max()))]
     found = torch.cat(counts).tolist()
@@ -63,7 +71,7 @@ def sections(index_B: Tensor, sets_B: Tensor, start_TB: Tensor, length: int) -> 
         step, done = (index, sets) if not begin else (0, 0)
         if not alike:  # no more than what matters, so that windows of one plan are many
             ends, step, done = (any(ends),) * len(ends), 0, 0
-        divided.append(Section(begin, end, ends, alike, step, done))
+        divided.append(Section(begin, end, ends, alike, step, done, length))
     return tuple(divided)
 
 
@@ -86,6 +94,8 @@ class _Past:
         # For each layer the sets of summaries, the oldest first, and the running segment.
         self.sets_L = [[kv[..., at : at + count, :] for at in newest] for kv in notes.kv_LB2HNK]
         self.running_L = [kv[..., core.slots : core.slots + section.step, :] for kv in notes.kv_LB2HNK]
+        self.offset = core._offset(section.sets)
+        """The position of the first step of the running segment."""
         self.summary_BPD: Tensor | None = None
         """The summary of the segment before, as tokens that have not been read yet."""
 
@@ -96,12 +106,9 @@ class _Past:
         tokens: list[Tensor] = []
         position: list[Tensor] = []
         read = self._begin_reading(tokens, position, device)
-        offset = core.summaries * (min(self.done, 1) if core.overwrite else self.done)
-        tokens.append(x_BCD)
-        position.append(torch.arange(self.index, self.index + steps, device=device) + offset)
-        if completes:
-            tokens.append(core.tokens_PD.to(x_BCD.dtype).expand(batch, -1, -1))
-            position.append(torch.arange(core.summaries, device=device) + offset + core.segment)
+        count = core.summaries if completes else 0
+        tokens += [x_BCD, core.tokens_PD[:count].to(x_BCD.dtype).expand(batch, -1, -1)]
+        position.append(torch.arange(self.index, self.index + steps + count, device=device) + self.offset)
         y_BQD, kv = self._pass(tokens, position, read)
         y_BCD, summary_BPD = y_BQD[:, read : read + steps], y_BQD[:, read + steps :]
         self.index += steps
@@ -109,9 +116,14 @@ class _Past:
             new = kv_B2HQK[..., read : read + steps, :]
             self.running_L[layer] = torch.cat([self.running_L[layer].to(new.dtype), new], 3)
         if completes:
+            self.offset = core._next_offset(self.offset, self.index)
             self.index = 0
             self.running_L = [part[..., :0, :] for part in self.running_L]
-            self.summary_BPD = summary_BPD if core.gradient else summary_BPD.detach()
+            if core.reread:
+                self.summary_BPD = summary_BPD if core.gradient else summary_BPD.detach()
+            else:
+                self.done += 1
+                self._append([part[..., read + steps :, :] for part in kv], detached=not core.gradient)
         return y_BCD
 
     def notes(self) -> Notes:
@@ -122,16 +134,16 @@ class _Past:
             position: list[Tensor] = []
             read = self._begin_reading(tokens, position, self.summary_BPD.device)
             self._pass(tokens, position, read)
-        kept = []
+        kept, index = [], min(self.index, core.segment - 1)  # of a segment longer than that, its first steps
         for sets, running, like in zip(self.sets_L, self.running_L, self.before.kv_LB2HNK, strict=True):
             shift = (self.done - len(sets)) % core.sets  # the slot of the oldest
             turned = sets[len(sets) - shift :] + sets[: len(sets) - shift] if len(sets) == core.sets else sets
             parts = [part.to(like.dtype) for part in turned]
             held = [like.new_zeros(*like.shape[:3], core.slots - len(sets) * core.summaries, like.shape[4])]
-            room = [like.new_zeros(*like.shape[:3], core.segment - self.index, like.shape[4])]
-            kept.append(torch.cat([*parts, *held, running.to(like.dtype), *room], 3))
+            room = [like.new_zeros(*like.shape[:3], core.segment - index, like.shape[4])]
+            kept.append(torch.cat([*parts, *held, running[..., :index, :].to(like.dtype), *room], 3))
         done_B = torch.full_like(self.before.sets_B, self.done)
-        return self.before._replace(kv_LB2HNK=tuple(kept), sets_B=done_B, index_B=torch.full_like(done_B, self.index))
+        return self.before._replace(kv_LB2HNK=tuple(kept), sets_B=done_B, index_B=torch.full_like(done_B, index))
 
     def _begin_reading(self, tokens: list[Tensor], position: list[Tensor], device: torch.device) -> int:
         """Put the summary that has not been read before the other tokens; return how many tokens it has."""
@@ -145,6 +157,12 @@ class _Past:
             self.sets_L = [[] for _ in self.sets_L]
         return count
 
+    def _append(self, kv: Sequence[Tensor], *, detached: bool = False) -> None:
+        """Add a set of summaries to the others; where there is no room, the oldest makes it."""
+        for sets, kv_B2HPK in zip(self.sets_L, kv, strict=True):
+            sets.append(kv_B2HPK.detach() if detached else kv_B2HPK)
+            del sets[: -self.core.sets]
+
     def _pass(self, tokens: list[Tensor], position: list[Tensor], read: int) -> tuple[Tensor, Layers]:
         """Run tokens through the trunk; the first `read` of them are a summary, which joins the others."""
         core = self.core
@@ -155,11 +173,9 @@ class _Past:
             for sets, running in zip(self.sets_L, self.running_L, strict=True)
         )
         seen = self._without_oldest(x_BQD, cache[0].shape[3], read) if full else None
-        y_BQD, kv = core._trunk(x_BQD, position_1Q, cache, seen)
+        y_BQD, kv = core._trunk(x_BQD, position_1Q, cache, seen, core._draw(x_BQD))
         if read:
-            for sets, kv_B2HQK in zip(self.sets_L, kv, strict=True):
-                sets.append(kv_B2HQK[..., :read, :])
-                del sets[: -core.sets]
+            self._append([part[..., :read, :] for part in kv])
         return y_BQD, kv
 
     def _without_oldest(self, x_BQD: Tensor, slots: int, read: int) -> Seen:

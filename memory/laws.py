@@ -1,9 +1,9 @@
 """The laws of a memory core, for every core of this package and for your own: `check_core(lambda: MyCore(16))`.
 
-Each law builds the core afresh from a fixed seed, leaves the caller's random state alone, and raises `BrokenLaw` with
-what it saw, what it expected and where. Rows are at different steps of their trials throughout, and pasts are lived
-through `step`, so that a mistake in `unroll` cannot hide in how the past was made. States are compared by what a core
-does with them, never by their numbers: those are its own business.
+Each law builds the core afresh from a fixed seed, without the noise of training mode, leaves the caller's random state
+alone, and raises `BrokenLaw` with what it saw, what it expected and where. Rows are at different steps of their trials
+throughout, and pasts are lived through `step`, so that a mistake in `unroll` cannot hide in how the past was made.
+States are compared by what a core does with them, never by their numbers: those are its own business.
 
 Shapes: T time, B rows, D features.
 """
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from .compare import TOLERANCE, BrokenLaw, finite, identical, same, same_form, zero
 from .core import Core, State, detach, from_parts, map_state, parts, rows
+from .told import told
 
 __all__ = ["LAWS", "TOLERANCE", "BrokenLaw", "Scale", "check_core"]
 
@@ -77,7 +78,7 @@ def _law(name: str) -> Callable[[Callable[[str, Build, Scale], None]], Law]:
                 raise ValueError(f"the laws need at least 2 rows and 4 steps, not {scale.batch} and {scale.steps}")
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(scale.seed)
-                check(name, build, scale)
+                check(name, lambda: told(build().eval()), scale)
 
         LAWS[name] = law
         return law

@@ -8,9 +8,11 @@ memory. The step that completes a segment does not see its summary yet.
 Sources: Memo (arXiv 2510.19732); the Recurrent Memory Transformer (arXiv 2207.06881) for the store that overwrites;
 rotary positions (arXiv 2104.09864).
 Departures: rows may be at different steps of their trials; the store is a ring that drops the oldest summaries when it
-is full; all segments have one length; no depth dropout.
-Shapes: T time, C steps of a window (J as keys), P tokens, B rows, D features, L layers, H heads, K = D / H, R some of
-the rows, M slots for summaries, S slots for the running segment, N = M + S or more keys.
+is full; a summary is read for the second time once, and not with each segment anew, which differs only under noise.
+Noise of learning, as there: segments of a drawn length, and depth dropout, which is drawn for each pass. A pass takes
+the summary that is read for the first time, steps, and the tokens of the summary that they complete.
+Shapes: T time, P tokens, B rows, D features, L layers, H heads, K = D / H, R some of the rows, M slots for summaries, S
+slots for the running segment (more within a pass whose segments are longer), N = M + S or more keys.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, cast
+from typing import ClassVar, Literal, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +28,15 @@ from torch import Tensor, nn
 from ..kernels.decode_attention import decode_attention
 from ..kernels.segment_attention import NEVER, Seen, attention
 from .attention import Heads, HeadsConfig
-from .core import Core, map_state, rows, select
-from .in_step import Section, sections, unroll_in_step
-from .stack import Block, Norm
+from .core import Core, count_parameters, map_state, rows, select
+from .in_step import Layers, Section, sections, unroll_in_step
+from .out_of_step import join, unroll_out_of_step
+from .stack import Block, Norm, kept_layers
 
-# Keys and values, for each layer (B, 2, H, slots, K).
-Layers = tuple[Tensor, ...]
+# A number of the host, or one by row.
+Count = TypeVar("Count", int, Tensor)
+# Which layers take part in a pass, (L,) bool; None: all.
+Kept = Tensor | None
 
 
 class Notes(NamedTuple):
@@ -48,12 +53,19 @@ class Notes(NamedTuple):
 
 
 class Memo(Core):
-    """The trunk with all its layers in one core, since a summary is what leaves the last of them."""
+    """The trunk with all its layers in one core, since a summary is what leaves the last of them.
+
+    Positions: summary n of P tokens that is read again has positions n P and after, and the steps of segment n begin at
+    n P. Where summaries are not read again, the keys of their tokens keep the positions of the only pass that they
+    have, behind the steps of their segment, and the next segment begins behind them: no key lies ahead of a query.
+    """
 
     def __init__(self, config: MemoConfig) -> None:
         super().__init__(config.width)
         self.heads, self.segment, self.summaries = config.heads, config.segment, config.summaries
         self.overwrite, self.gradient = config.store == "overwrite", config.summary_gradient
+        self.reread, self.depth_dropout, self.jitter = config.reread, config.depth_dropout, config.segment_jitter
+        self.draws_plans = config.segment_jitter > 0
         self.sets = 1 if self.overwrite else config.sets
         self.layers = nn.ModuleList(Heads(config.width, config.heads) for _ in range(config.depth))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
@@ -77,6 +89,22 @@ class Memo(Core):
     def context_entries(self, steps: int) -> int:
         """Return how many keys a row keeps after `steps` steps of a trial: of summaries, and of the running segment."""
         return min(steps // self.segment, self.sets) * self.summaries + steps % self.segment
+
+    def flops_per_step(self, steps: int) -> float:
+        """Return what a step costs that writes no summary: its weights, and attention to all entries and itself."""
+        return self._flops_per_token(self.context_entries(steps) + 1)
+
+    def settling_flops(self, steps: int) -> float:
+        """Return what the next summary costs, both passes of its tokens, by the steps of a segment."""
+        sets = min(steps // self.segment, self.sets)
+        among = (self.summaries + 1) / 2  # of a summary's tokens, that one of them sees on average
+        first = self._flops_per_token(sets * self.summaries + self.segment + among)
+        second = self._flops_per_token((0 if self.overwrite else sets * self.summaries) + among)
+        return self.summaries * (first + (second if self.reread else 0.0)) / self.segment
+
+    def _flops_per_token(self, keys: float) -> float:
+        weights = count_parameters(self.layers, self.blocks, self.norm)
+        return 2.0 * weights + 4.0 * len(self.layers) * self.width * keys
 
     def step(self, x_BD: Tensor, state: Notes, start_B: Tensor) -> tuple[Tensor, Notes]:
         """Take one step; the rows that complete a segment with it also write their summary.
@@ -127,8 +155,12 @@ class Memo(Core):
         return settled
 
     def plan(self, state: Notes, start_TB: Tensor) -> Hashable:
-        """Return the sections of a window."""
-        return sections(state.index_B, state.sets_B, start_TB, self.segment)
+        """Return the sections of a window, and in training mode with jitter draw how long their segments are."""
+        length = self.segment
+        if self.training and self.jitter:
+            drawn = 1 - self.jitter + 2 * self.jitter * float(torch.rand(()))
+            length = max(1, int(self.segment * drawn))
+        return sections(state.index_B, state.sets_B, start_TB, self.segment, length)
 
     def unroll(self, x_TBD: Tensor, state: Notes, start_TB: Tensor) -> tuple[Tensor, Notes]:
         """Take T steps, after one look at what lies in them."""
@@ -137,137 +169,84 @@ class Memo(Core):
     def follow(self, x_TBD: Tensor, state: Notes, start_TB: Tensor, plan: Hashable) -> tuple[Tensor, Notes]:
         """Take T steps, in sections that begin where all rows start a trial.
 
-        Where rows are in step, a pass takes a segment. Otherwise a window of one segment's length is taken at a time:
-        in it, no row completes more than one segment.
+        Where segments have a drawn length, those do that begin in the window. One that was begun before it keeps the
+        length that it has in acting. The memory that is left is then for no one to go on from: it has room for S - 1
+        steps of the running segment and no more.
         """
         outputs = []
         for section in cast("tuple[Section, ...]", plan):
             x_CBD, start_CB = x_TBD[section.begin : section.end], start_TB[section.begin : section.end]
+            state = select(start_CB[0], self.initial_state(1), state)
             if section.in_step and self.gradient <= 0:
-                state = select(start_CB[0], self.initial_state(1), state)
                 y_CBD, state = unroll_in_step(self, x_CBD, state, section)
-                outputs.append(y_CBD)
-                continue
-            for begin in range(0, len(x_CBD), self.segment):
-                some = slice(begin, begin + self.segment)
-                ends, x_BCD, start_BC = section.ends[some], x_CBD[some].transpose(0, 1), start_CB[some].t()
-                y_BCD, state = self._window(x_BCD, state, start_BC, any(ends), any(ends[:-1]))
-                outputs.append(y_BCD.transpose(0, 1))
+            else:
+                y_CBD, state = unroll_out_of_step(self, x_CBD, state, start_CB, section)
+            outputs.append(y_CBD)
         return torch.cat(outputs), state
 
-    def _window(
-        self, x_BCD: Tensor, notes: Notes, start_BC: Tensor, completes: bool, goes_on: bool
-    ) -> tuple[Tensor, Notes]:
-        """Take C <= S steps: those up to the end of a segment, the summary, those that see it.
-
-        Every step keeps its place in the window, whatever came before it in its row, so that what a trial computes is
-        the same, bit for bit, after any past. `completes` and `goes_on` say whether any row may complete a segment, and
-        take steps after it: where they are false, a pass is saved.
-        """
-        notes = select(start_BC[:, 0], self.initial_state(1), notes)
-        steps, length = start_BC.shape[1], self.segment
-        time_C = torch.arange(steps, device=x_BCD.device)
-        # When the trial of each step began. Only the trial that the window opens with can have begun at 0 or before.
-        begun_BC = torch.where(start_BC & (time_C > 0), time_C, -1).cummax(1).values
-        carried_BC = begun_BC < 0
-        begun_BC = torch.where(carried_BC, -notes.index_B[:, None], begun_BC)
-        index_BC = time_C - begun_BC
-        next_BC = index_BC >= length  # in the segment after the one that is completed here
-
-        # What the window opens with has time -1.
-        first_BC, last_BC = torch.where(carried_BC, -1, begun_BC), time_C.expand_as(begun_BC)
-        seen = Seen(torch.cat([self._time(notes), last_BC], 1), first_BC, last_BC)
-        position_BC = carried_BC * self._offset(notes.sets_B)[:, None] + index_BC
-        sources = self._sources(notes)
-        passes = [self._trunk(x_BCD, position_BC, source, seen) for source in sources]
-        y_BCD, new = passes[0][0], [kv for _, kv in passes]
-
-        if completes:
-            end_B1 = (length - notes.index_B)[:, None]  # when the segment that the window opens with is complete
-            complete_B = (carried_BC & (index_BC == length - 1)).any(1)
-            with_window = _join(sources[-1], new[-1])
-            visible_BN = torch.cat([self._visible(notes), time_C < end_B1], 1)
-            after = self._complete(notes, sources[-1], with_window, visible_BN)
-            notes = select(complete_B, after, notes)
-            if goes_on:
-                # The steps before see themselves alone, so that those after see them not: what they see was settled.
-                early_BC = time_C < torch.where(complete_B[:, None], end_B1, 0)
-                time_BC = torch.where(early_BC, -2 - time_C, time_C)
-                first_BC = torch.where(early_BC, time_BC, torch.where(next_BC, -1, first_BC.clamp(min=0)))
-                seen = Seen(torch.cat([self._time(notes), time_BC], 1), first_BC, torch.maximum(time_BC, first_BC))
-                position_BC = self._offset(notes.sets_B)[:, None] + index_BC % length
-                passes = [self._trunk(x_BCD, position_BC, source, seen) for source in self._sources(notes)]
-                y_BCD = torch.where(next_BC[..., None], passes[0][0], y_BCD)
-                over = next_BC[:, None, None, :, None]
-                new = [
-                    tuple(torch.where(over, b, a) for a, b in zip(before, kv, strict=True))
-                    for before, (_, kv) in zip(new, passes, strict=True)
-                ]
-
-        restarted_B = begun_BC[:, -1] > 0
-        notes = select(restarted_B, self.initial_state(1), notes)
-        index_B = (index_BC[:, -1] + 1) % length
-        memory = tuple(part[..., : self.slots, :] for part in notes.kv_LB2HNK)
-        segment = tuple(part[..., self.slots :, :] for part in notes.kv_LB2HNK)
-        kv_LB2HNK = _join(memory, self._segment(segment, new[0], index_B))
-        apart = self._segment(notes.apart_LB2HSK, new[1], index_B) if self.gradient > 0 else ()
-        return y_BCD, Notes(kv_LB2HNK, notes.sets_B, index_B, apart)
-
-    def _segment(self, before: Layers, window: Layers, index_B: Tensor) -> Layers:
-        """Return the slots of the running segment after a window: its `index` steps, of the window or before it."""
-        slot_S, steps = torch.arange(self.segment, device=index_B.device), window[0].shape[3]
-        time_BS = slot_S - index_B[:, None] + steps
-        source_BS = time_BS.clamp(0, steps - 1)[:, None, None, :, None]
-        inside_BS = (time_BS >= 0)[:, None, None, :, None]
-        held_BS = (time_BS < steps)[:, None, None, :, None]
-        return tuple(
-            torch.where(held_BS, torch.where(inside_BS, new.gather(3, source_BS.expand_as(old)), old), 0)
-            for old, new in zip(before, window, strict=True)
-        )
-
-    def _complete(self, notes: Notes, memory: Layers, context: Layers, visible_BN: Tensor) -> Notes:
+    def _complete(
+        self,
+        notes: Notes,
+        memory: Layers,
+        context: Layers,
+        visible_BN: Tensor,
+        *,
+        offset_B: Tensor | None = None,
+        length_B: Tensor | None = None,
+        kept: tuple[Kept, Kept] = (None, None),
+    ) -> Notes:
         """Write a summary of what `visible` shows of `context`, and begin a new segment.
 
-        `memory` holds the summaries so far in its first M slots, as the new one is to read them.
+        `memory` holds the summaries so far in its first M slots, as the new one is to read them. In learning the
+        segment may have a `length` that is not S, and begin at an `offset` that comes of such, and each of the two
+        passes may leave layers out.
         """
         batch, count = visible_BN.shape[0], self.summaries
         token_P = torch.arange(count, device=visible_BN.device)
-        position_BP = (self._offset(notes.sets_B) + self.segment)[:, None] + token_P
+        offset_B = self._offset(notes.sets_B) if offset_B is None else offset_B
+        length_B = torch.full_like(offset_B, self.segment) if length_B is None else length_B
+        position_BP = (offset_B + length_B)[:, None] + token_P
         with torch.no_grad() if self.gradient == 0 else nullcontext():
             tokens_BPD = self.tokens_PD.expand(batch, -1, -1)
-            summary_BPD, _ = self._trunk(tokens_BPD, position_BP, context, _after(visible_BN, count))
+            summary_BPD, new = self._trunk(tokens_BPD, position_BP, context, _after(visible_BN, count), kept[0])
 
-        # A summary that overwrites is read alone; one that is added is read after those before it.
-        read = 0 if self.overwrite else self.slots
-        position_BP = token_P.expand(batch, -1) if self.overwrite else self._offset(notes.sets_B)[:, None] + token_P
-        earlier = tuple(part[..., :read, :] for part in memory)
-        _, new = self._trunk(summary_BPD, position_BP, earlier, _after(self._visible(notes)[:, :read], count))
+        if self.reread:  # a summary that overwrites is read alone; one that is added is read after those before it
+            read = 0 if self.overwrite else self.slots
+            position_BP = token_P.expand(batch, -1) if self.overwrite else offset_B[:, None] + token_P
+            earlier = tuple(part[..., :read, :] for part in memory)
+            seen = _after(self._visible(notes)[:, :read], count)
+            _, new = self._trunk(summary_BPD, position_BP, earlier, seen, kept[1])
         slot_BP = (notes.sets_B % self.sets * count)[:, None] + token_P
-        slot_N = torch.arange(self.slots + self.segment, device=slot_BP.device)
-        kept = [torch.where(slot_N[:, None] < self.slots, part, 0) for part in notes.kv_LB2HNK]
+        slot_N = torch.arange(notes.kv_LB2HNK[0].shape[3], device=slot_BP.device)
+        written = [torch.where(slot_N[:, None] < self.slots, part, 0) for part in notes.kv_LB2HNK]
         if self.gradient > 0:
             age_BN = (notes.sets_B[:, None] - slot_N // count) % self.sets
             near = (age_BN < self.gradient)[:, None, None, :, None]
-            kept = [torch.where(near, part, part.detach()) for part in kept]
-        written = (
+            written = [torch.where(near, part, part.detach()) for part in written]
+        for part, kv in zip(written, new, strict=True):
             part.scatter_(3, slot_BP[:, None, None, :, None].expand_as(kv), kv.to(part.dtype))
-            for part, kv in zip(kept, new, strict=True)
-        )
         apart = tuple(torch.zeros_like(part) for part in notes.apart_LB2HSK)
         return Notes(tuple(written), notes.sets_B + 1, torch.zeros_like(notes.index_B), apart)
 
-    def _trunk(self, x_BPD: Tensor, position_BP: Tensor, cache: Layers, seen: Seen | None) -> tuple[Tensor, Layers]:
+    def _draw(self, like: Tensor) -> Kept:
+        """Draw which layers take part in a pass of learning."""
+        return kept_layers(self, self.depth_dropout, len(self.layers), like)
+
+    def _trunk(
+        self, x_BPD: Tensor, position_BP: Tensor, cache: Layers, seen: Seen | None, kept: Kept = None
+    ) -> tuple[Tensor, Layers]:
         """Run tokens through all layers, each attending to its cache and to the tokens.
 
         Returns what leaves the trunk (B, P, D) and the tokens' keys and values.
         """
-        kept, turn = [], self.layers[0].turn(position_BP)  # type: ignore[operator]
-        for layer, block, cache_B2HNK in zip(self.layers, self.blocks, cache, strict=True):
+        found, turn = [], self.layers[0].turn(position_BP)  # type: ignore[operator]
+        for index, (layer, block, cache_B2HNK) in enumerate(zip(self.layers, self.blocks, cache, strict=True)):
             query_BHPK, kv_B2HNK = layer(block.before(x_BPD), turn, cache_B2HNK)  # type: ignore[operator]
-            kept.append(kv_B2HNK[..., cache_B2HNK.shape[3] :, :])
+            found.append(kv_B2HNK[..., cache_B2HNK.shape[3] :, :])
             read_BHPK = attention(query_BHPK, kv_B2HNK, seen)
-            x_BPD = block.after(x_BPD, layer.join(read_BHPK))  # type: ignore[operator]
-        return self.norm(x_BPD), tuple(kept)
+            takes_part = None if kept is None else kept[index]
+            x_BPD = block.after(x_BPD, layer.join(read_BHPK), takes_part)  # type: ignore[operator]
+        return self.norm(x_BPD), tuple(found)
 
     def _decode(self, x_BD: Tensor, notes: Notes, cache: Layers, start_B: Tensor | None = None) -> Tensor:
         """Run one step through all layers; its keys and values are written to the cache, in place."""
@@ -289,21 +268,25 @@ class Memo(Core):
         if self.gradient <= 0:
             return [notes.kv_LB2HNK]
         memory = tuple(part[..., : self.slots, :].detach() for part in notes.kv_LB2HNK)
-        return [notes.kv_LB2HNK, _join(memory, notes.apart_LB2HSK)]
+        return [notes.kv_LB2HNK, join(memory, notes.apart_LB2HSK)]
 
     def _visible(self, notes: Notes) -> Tensor:
         """Return which slots hold an entry, (B, M + S)."""
-        slot_N = torch.arange(self.slots + self.segment, device=notes.sets_B.device)
+        slot_N = torch.arange(notes.kv_LB2HNK[0].shape[3], device=notes.sets_B.device)
         summary_BN = slot_N // self.summaries < notes.sets_B[:, None]
         return torch.where(slot_N < self.slots, summary_BN, slot_N - self.slots < notes.index_B[:, None])
 
-    def _time(self, notes: Notes) -> Tensor:
-        """Return -1 for the slots that hold an entry, as the time of their keys, and `NEVER` for the others."""
-        return torch.where(self._visible(notes), -1, NEVER)
+    def _offset(self, sets: Count) -> Count:
+        """Return the position of the first step after so many segments of S steps, those with a dropped summary too."""
+        if not self.reread:
+            return (self.segment + self.summaries) * sets
+        return self.summaries * (sets > 0 if self.overwrite else sets)
 
-    def _offset(self, sets_B: Tensor) -> Tensor:
-        """Return the position of the first step of a segment: summaries come before it, those dropped included."""
-        return self.summaries * (sets_B.clamp(max=1) if self.overwrite else sets_B)
+    def _next_offset(self, offset: Count, length: Count) -> Count:
+        """Return the position of the first step after a segment of `length` steps whose first was at `offset`."""
+        if not self.reread:
+            return offset + length + self.summaries
+        return (0 if self.overwrite else 1) * offset + self.summaries
 
 
 def _after(visible_BN: Tensor, count: int) -> Seen:
@@ -311,19 +294,6 @@ def _after(visible_BN: Tensor, count: int) -> Seen:
     token_BP = torch.arange(count, device=visible_BN.device).expand(len(visible_BN), -1)
     time_BN = torch.cat([torch.where(visible_BN, -1, NEVER), token_BP], 1)
     return Seen(time_BN, torch.full_like(token_BP, -1), token_BP)
-
-
-def _join(first: Layers, second: Layers) -> Layers:
-    """Put slots after slots, layer by layer."""
-    return tuple(torch.cat(pair, 3) for pair in zip(first, second, strict=True))
-
-
-def flops_per_step(parameters: int, layers: int, width: int, entries: float) -> float:
-    """Return the floating-point operations of one step of a transformer that attends to `entries` keys.
-
-    Two per weight; per layer and key, two per feature for the score and two for the sum of values.
-    """
-    return 2 * parameters + 4 * layers * width * entries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -345,6 +315,12 @@ class MemoConfig(HeadsConfig):
     segments before the running one. With store "overwrite" it is 1 whatever is set here."""
     summary_gradient: int = -1
     """How many segments back gradients reach through summaries: -1 all, 0 none, n exactly n (at twice the work)."""
+    reread: bool = True
+    """Feed a summary to the trunk once more and keep the keys and values of that pass (Memo); without, keep those that
+    its tokens have in their first pass (the paper's ablation), and what leaves the trunk for them is not used."""
+    segment_jitter: float = 0.0
+    """In learning, all segments that begin in a window get one drawn length, up to this share of `segment` shorter or
+    longer (Memo: 0.2). Shorter ones are more: `sets` must leave room for them."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that leave nothing to summarise, or nothing to do it with."""
@@ -352,6 +328,10 @@ class MemoConfig(HeadsConfig):
         for field, least in (("segment", 1), ("summaries", 1), ("sets", 1), ("summary_gradient", -1)):
             if getattr(self, field) < least:
                 raise ValueError(f"memory {self.name}: {field} is {getattr(self, field)}; it must be at least {least}")
+        if not 0 <= self.segment_jitter < 1:
+            raise ValueError(
+                f"memory {self.name}: segment_jitter is {self.segment_jitter}; it must be at least 0 and less than 1"
+            )
 
     def build(self) -> Core:
         """Make the core."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..kernels.gated_unit import gated_unit
-from .core import Core, MemoryConfig, State
+from .core import Core, MemoryConfig, State, count_parameters
 
 EPS = 1e-6
 
@@ -84,16 +84,31 @@ class Block(nn.Module):
         prepared: Tensor = self.norm(stream)
         return prepared
 
-    def after(self, stream: Tensor, layer: Tensor) -> Tensor:
-        """Return the stream after the layer and its MLP, (..., D)."""
-        stream = self._join(stream, layer, self.gate)
-        return stream if self.mlp is None else self._join(stream, self.mlp(stream), self.mlp_gate)
+    def after(self, stream: Tensor, layer: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Return the stream after the layer and its MLP, (..., D); where `kept` is false, as it was before both."""
+        joined = self._join(stream, layer, self.gate)
+        joined = joined if self.mlp is None else self._join(joined, self.mlp(joined), self.mlp_gate)
+        return joined if kept is None else torch.where(kept, joined, stream)
 
     def _join(self, stream: Tensor, layer: Tensor, gate: GRUGate | None) -> Tensor:
         if gate is not None:
             merged: Tensor = gate(stream, F.relu(layer))
             return merged
         return stream + layer if self.residual == "add" else layer
+
+
+def kept_layers(core: nn.Module, chance: float, layers: int, like: Tensor) -> Tensor | None:
+    """Draw, for one pass of learning, which layers take part: each is left out with a chance, for all rows at once.
+
+    Depth dropout as in Memo (arXiv 2510.19732) and ReLIC (arXiv 2410.02751): what is kept is not scaled up. A layer
+    that is left out remembers all the same.
+
+    Returns:
+        A bool by layer, or None where all take part: outside training mode.
+    """
+    if not (core.training and chance):
+        return None
+    return torch.rand(layers, device=like.device) >= chance
 
 
 class Stack(Core):
@@ -105,6 +120,7 @@ class Stack(Core):
         self.blocks = nn.ModuleList(Block(config) for _ in layers)
         self.norm = nn.Identity() if config.residual == "none" else Norm(config.width)
         self.settles = any(layer.settles for layer in layers)
+        self.depth_dropout = config.depth_dropout
 
     def initial_state(self, batch: int) -> State:
         """Return the fresh memory of every layer."""
@@ -150,13 +166,28 @@ class Stack(Core):
         """Return the sum over the layers."""
         return sum(layer.state_bytes(steps) for layer in self.layers)  # type: ignore[operator]
 
+    def context_entries(self, steps: int) -> int:
+        """Return the entries of the layer that holds most: an entry is a key and a value in every layer."""
+        most: int = max(layer.context_entries(steps) for layer in self.layers)  # type: ignore[operator]
+        return most
+
+    def flops_per_step(self, steps: int) -> float:
+        """Return the sum over the layers and what stands around them."""
+        layers: float = sum(layer.flops_per_step(steps) for layer in self.layers)  # type: ignore[operator]
+        return layers + 2.0 * count_parameters(self.blocks, self.norm)
+
+    def settling_flops(self, steps: int) -> float:
+        """Return the sum over the layers."""
+        return sum(layer.settling_flops(steps) for layer in self.layers)  # type: ignore[operator]
+
     def _settling(self, state: State) -> list[tuple[Core, State]]:
         return [(layer, part) for layer, part in zip(self.layers, state, strict=True) if layer.settles]  # type: ignore[misc]
 
-    def _run(self, form: str, x: Tensor, state: State, start: Tensor) -> tuple[Tensor, State]:
+    def _run(self, form: str, x: Tensor, state: State, start: Tensor, *more: Tensor) -> tuple[Tensor, State]:
         after = []
-        for layer, block, part in zip(self.layers, self.blocks, state, strict=True):
-            y, part = getattr(layer, form)(block.before(x), part, start)  # type: ignore[operator]
-            x = block.after(x, y)  # type: ignore[operator]
+        kept = kept_layers(self, self.depth_dropout, len(self.layers), x) if form == "unroll" else None
+        for index, (layer, block, part) in enumerate(zip(self.layers, self.blocks, state, strict=True)):
+            y, part = getattr(layer, form)(block.before(x), part, start, *more)  # type: ignore[operator]
+            x = block.after(x, y, None if kept is None else kept[index])  # type: ignore[operator]
             after.append(part)
         return self.norm(x), tuple(after)

@@ -271,7 +271,7 @@ class LearningGraph:
         rehearse(begin)
         self._begin = Graph(begin)
         self._advantage_TB = self._begin.output
-        self._record(policy.core.plan(window.memory, window.inputs.trial_start))
+        self._record(policy.plan(window.inputs, window.memory))
         self._moments = _moments(optimizer)
 
     def fits(self, policy: Policy, optimizer: torch.optim.Optimizer) -> bool:
@@ -314,7 +314,7 @@ class LearningGraph:
         config = self.config
         if window is not self.window:
             write(self.window, window)
-        plan = self.policy.core.plan(window.memory, window.inputs.trial_start)
+        plan = self.policy.plan(window.inputs, window.memory)
         if plan not in self._recorded:
             if len(self._recorded) == MOST_PLANS:
                 return learn(
@@ -428,10 +428,11 @@ class Graphs:
     ) -> LearningGraph | None:
         """Return what learns from a window, or None where it is `learn` that has to.
 
-        That is so, too, where processes that learn together may have windows of different plans: a rehearsal averages,
-        and all must come to it at once.
+        That is so where the core draws a plan for each minibatch, and where processes that learn together may have
+        windows of different plans: a rehearsal averages, and all must come to it at once.
         """
-        if not self._may("learning", policy.device) or (average is not None and policy.core.settles):
+        core = policy.core
+        if not self._may("learning", policy.device) or core.draws_plans or (average is not None and core.settles):
             return None
         if not isinstance(optimizer, torch.optim.Adam):
             return None

@@ -82,12 +82,13 @@ def dark_key_to_door_relic() -> TrainConfig:
     """Learn the dark room with full attention over the trial and ReLIC's recipe of learning; for a GPU.
 
     Recipe as published (arXiv 2410.02751): learning goes through the trial so far with the newest weights, finished
-    episodes change their order, and acting goes on from a memory that the new weights have made; the sink is its
-    Sink-KV with value 0. The trunk is that of `dark-key-to-door-memo`, and so are returns over the whole trial.
+    episodes change their order, and acting goes on from a memory that the new weights have made. Positions inside the
+    episode and the sink with value 0 are ReLIC's too. The trunk is that of `dark-key-to-door-memo`, and so are returns
+    over the whole trial.
     """
     return TrainConfig(
         env=DarkKeyToDoorConfig(),
-        memory=TransformerConfig(width=256, depth=4, heads=8, mlp=4, context=500, sink="kv0"),
+        memory=TransformerConfig(width=256, depth=4, heads=8, mlp=4, context=500, sink="kv0", positions="episode"),
         ppo=PPOConfig(
             rows=512,
             window=100,

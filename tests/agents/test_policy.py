@@ -96,3 +96,24 @@ def test_a_checkpoint_from_before_there_was_a_choice_is_read(tmp_path):
     write(tmp_path / "p", {"policy": (kind, data, tensors)})
     assert "separate_critic" not in json.loads((tmp_path / "p" / "policy" / DATA).read_text())["data"]
     assert not load_policy(tmp_path / "p" / "policy").separate_critic
+
+
+@pytest.mark.parametrize("separate", [True, False])
+def test_what_a_step_costs(separate):
+    """An encoder from 3 + 3 + 1 + 1 numbers to 8; four rows of 8 weights and a bias for actions and value."""
+    policy = policy_of("transformer", separate)
+    cores = 2 if separate else 1
+    for steps in (0, 10, 1_000):
+        assert policy.core.flops_per_step(steps) == policy.core.flops_per_step(0) + cores * 4 * 8 * min(steps, 63)
+        around = policy.flops_per_step(steps) - policy.core.flops_per_step(steps)
+        assert around == cores * 2 * 8 * 8 + 2 * 4 * 9
+
+
+def test_convolutions_cost_by_the_place():
+    """A 5x5 image of two channels: 3x3 convolutions at nine places, then at one; then two linear layers."""
+    space = spaces.Box(-1.0, 1.0, (5, 5, 2))
+    config = EncoderConfig(previous_action=False, previous_reward=False, episode_flag=False, channels=4)
+    policy = Policy(config, make_config("gru", width=8), space, spaces.Discrete(3))
+    convolutions = 9 * 2 * (9 * 2 * 4) + 2 * (9 * 4 * 8)
+    around = policy.flops_per_step(0) - policy.core.flops_per_step(0)
+    assert around == convolutions + 2 * 8 * 8 + 2 * 8 * 8 + 2 * 4 * 9

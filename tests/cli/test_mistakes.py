@@ -67,6 +67,12 @@ def complaint(argv: list[str], capsys: pytest.CaptureFixture[str], code: int = 2
         ("train --ppo.learning-rate inf", ["learning_rate is inf", "finite"]),
         ("train --ppo.entropy-weight nan", ["entropy_weight is nan", "at least 0"]),
         ("train --threads 100000", ["threads is 100000", "0..256"]),
+        ("train --memory gru --memory.depth-dropout 0.1", ["depth_dropout 0.1", "choose residual add or gate"]),
+        ("train --memory memo --memory.segment-jitter 1", ["segment_jitter is 1.0", "less than 1"]),
+        (
+            "train --env darkroom --memory transformer --memory.positions episode --memory.episode-positions 3",
+            ["an episode takes up to 100 steps", "positions for 3", "--memory.episode-positions 100"],
+        ),
         ("train --steps", ["--steps needs a value"]),
         ("train --steps 0", ["steps is 0", "at least 1"]),
         ("train --encoder.episode-flag False", ["takes no value", "--encoder.no-episode-flag"]),

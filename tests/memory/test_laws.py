@@ -25,8 +25,13 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "lstm-heads": ("lstm", {"heads": 4, "depth": 2, "residual": "add"}),
     "transformer-sink": ("transformer", {"sink": "kv", "context": 3}),
     "transformer-kv0": ("transformer", {"sink": "kv0", "context": 100}),
+    "transformer-k0v": ("transformer", {"sink": "k0v", "residual": "gate"}),
+    "transformer-k0v0": ("transformer", {"sink": "k0v0", "depth": 2}),
+    "transformer-episode": ("transformer", {"positions": "episode", "episode_positions": 4, "depth": 2}),
     "memo-overwrite": ("memo", {"store": "overwrite", "depth": 2}),
     "memo-one-segment-of-gradient": ("memo", {"summary_gradient": 1}),
+    "memo-direct": ("memo", {"reread": False, "depth_dropout": 0.5, "segment_jitter": 0.2}),
+    "memo-direct-overwrite": ("memo", {"reread": False, "store": "overwrite", "depth": 2}),
 }
 FAR = {"memo": {"segment": 200}}
 
@@ -272,6 +277,36 @@ class NeverSettles(Plain):
         return torch.ones(len(state), dtype=torch.bool)
 
 
+class TakesEpisodesFromTheFirstRow(Plain):
+    """It counts the episodes of a trial, for all rows as for the first, in unroll."""
+
+    episodic = True
+
+    def initial_state(self, batch: int) -> State:
+        return super().initial_state(batch), torch.zeros(batch, 1, dtype=torch.int64)
+
+    def step(
+        self, x_BD: Tensor, state: State, start_B: Tensor, episode_B: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        hidden, count = self.forget(state, start_B)
+        count = count + (start_B if episode_B is None else episode_B)[:, None]
+        y_BD, hidden = self.move(x_BD + count.to(x_BD).cos(), hidden)
+        return y_BD, (hidden, count)
+
+    def forget(self, state: State, start_B: Tensor) -> State:
+        return select(start_B, self.initial_state(1), state)
+
+    def unroll(
+        self, x_TBD: Tensor, state: State, start_TB: Tensor, episode_TB: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        assert episode_TB is not None
+        outputs = []
+        for x_BD, start_B, episode_B in zip(x_TBD, start_TB, episode_TB, strict=True):
+            y_BD, state = self.step(x_BD, state, start_B, episode_B[:1].expand_as(episode_B))
+            outputs.append(y_BD)
+        return torch.stack(outputs), state
+
+
 class Overflows(Plain):
     def move(self, x_BD: Tensor, state: State) -> tuple[Tensor, State]:
         weight = torch.exp(x_BD)
@@ -302,6 +337,7 @@ BROKEN: list[tuple[str, type[Core]]] = [
     ("step is unroll", OneClockForAllRows),
     ("advance then settle is step", AdvancesOtherwise),
     ("advance then settle is step", NeverSettles),
+    ("step is unroll", TakesEpisodesFromTheFirstRow),
     ("chunks do not matter", IgnoresWhatIsCarried),
     ("chunks do not matter", CountsFromTheWindow),
     ("forgetting is exact", ForgetsAfterTheStep),

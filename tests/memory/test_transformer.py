@@ -6,7 +6,7 @@ from torch import Tensor
 
 from mnemic.kernels.segment_attention import angles, rotate
 from mnemic.memory.core import parts
-from mnemic.memory.transformer import AttentionLayer, TransformerConfig
+from mnemic.memory.transformer import AttentionLayer, Sink, TransformerConfig
 
 
 def plain(core: AttentionLayer, x_TD: Tensor) -> Tensor:
@@ -19,18 +19,20 @@ def plain(core: AttentionLayer, x_TD: Tensor) -> Tensor:
     score = q @ k.transpose(1, 2) / q.shape[-1] ** 0.5
     seen = (time <= time[:, None]) & (time > time[:, None] - core.context)
     score = score.masked_fill(~seen, -torch.inf)
-    if core.sink_key is not None:
-        score = torch.cat([(q @ core.sink_key[..., None]) / q.shape[-1] ** 0.5, score], -1)
-        value = torch.zeros_like(core.sink_key) if core.sink_value is None else core.sink_value
+    if core.sink != "none":
+        key, value = (
+            torch.zeros(heads, q.shape[-1]).to(q) if p is None else p for p in (core.sink_key, core.sink_value)
+        )
+        score = torch.cat([(q @ key[..., None]) / q.shape[-1] ** 0.5, score], -1)
         v = torch.cat([value[:, None], v], 1)
     return core.weights.out((score.softmax(-1) @ v).transpose(0, 1).flatten(1))
 
 
-@pytest.mark.parametrize("sink", ["none", "kv0", "kv"])
+@pytest.mark.parametrize("sink", ["none", "kv", "kv0", "k0v", "k0v0"])
 @pytest.mark.parametrize("context", [1, 4, 20, 100])
-def test_rows_at_different_steps_see_their_own_trials(context: int, sink: str) -> None:
+def test_rows_at_different_steps_see_their_own_trials(context: int, sink: Sink) -> None:
     torch.manual_seed(0)
-    core = AttentionLayer(8, 2, context, sink).double()  # type: ignore[arg-type]
+    core = AttentionLayer(8, 2, context, sink).double()
     for part in (core.sink_key, core.sink_value):
         if part is not None:
             torch.nn.init.normal_(part)
@@ -49,14 +51,30 @@ def test_rows_at_different_steps_see_their_own_trials(context: int, sink: str) -
             torch.testing.assert_close(got[first:last, row], plain(core, x[first:last, row]), rtol=1e-9, atol=1e-9)
 
 
-def test_the_sink_begins_as_softmax_with_one_in_the_denominator() -> None:
+@pytest.mark.parametrize("sink", ["kv", "kv0", "k0v", "k0v0"])
+def test_a_sink_begins_as_softmax_with_one_in_the_denominator(sink: Sink) -> None:
     """A first step sees itself and the sink: with score s it takes exp(s) / (1 + exp(s)) of its value."""
     torch.manual_seed(0)
-    core = AttentionLayer(4, 1, 8, "kv0").double()
+    core = AttentionLayer(4, 1, 8, sink).double()
     x = torch.randn(1, 4, dtype=torch.float64)
     q, k, v = core.weights.project(x).view(3, 4)
     y, _ = core.step(x, core.initial_state(1), torch.tensor([True]))
     torch.testing.assert_close(y[0], core.weights.out(torch.sigmoid(q @ k / 2) * v))
+
+
+@pytest.mark.parametrize(
+    ("sink", "learned"), [("none", 0), ("kv", 2), ("kv0", 1), ("k0v", 1), ("k0v0", 0)], ids=lambda value: str(value)
+)
+def test_what_a_sink_learns(sink: Sink, learned: int) -> None:
+    """As many vectors of a head as it has parts that are not fixed at 0; once apart from 0, all have gradients."""
+    core = AttentionLayer(8, 2, 4, sink)
+    found = [part for name, part in core.named_parameters() if "sink" in name]
+    assert [part.shape for part in found] == [(2, 4)] * learned
+    for part in found:
+        torch.nn.init.normal_(part)
+    x, start = torch.randn(5, 1, 8), torch.zeros(5, 1, dtype=torch.bool)
+    core.unroll(x, core.initial_state(1), start)[0].sum().backward()
+    assert all(part.grad is not None and part.grad.any() for part in found)
 
 
 def test_gradients_reach_into_the_carried_ring() -> None:

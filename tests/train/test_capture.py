@@ -386,3 +386,13 @@ def test_writing_reads_before_it_overwrites():
     a, b, c = torch.tensor([1.0]), torch.tensor([2.0]), torch.tensor([3.0])
     capture.write((a, b, c), (b, a, c + 1))
     assert (a.item(), b.item(), c.item()) == (2, 1, 4)
+
+
+def test_a_core_that_draws_its_plans_learns_without_recording(toys, monkeypatch):
+    monkeypatch.setattr(Graphs, "_may", lambda *_: True)
+    for jitter, recorded in ((0.0, True), (0.2, False)):
+        env, policy, acting, generator = setting(toys, "memo", segment_jitter=jitter)
+        window, _ = collect(env, policy, acting, LENGTH, generator, True)
+        graphs = Graphs(wanted=True, compiled=False)
+        found = graphs.learning(CONFIG, policy, optimizer_of(policy), window, precision=torch.float32)
+        assert (found is not None) == recorded

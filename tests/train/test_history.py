@@ -22,7 +22,11 @@ from mnemic.train.rollout import collect, start
 from mnemic.train.run import RunFolder, Training
 
 ROWS, WINDOW, TRIAL = 6, 4, 12
-SIZES = {"lstm": {}, "transformer": {"heads": 2, "context": 40}, "memo": {"heads": 2, "segment": 3, "summaries": 2}}
+SIZES = {
+    "lstm": {},
+    "transformer": {"heads": 2, "context": 40, "positions": "episode", "sink": "kv0"},
+    "memo": {"heads": 2, "segment": 3, "summaries": 2, "segment_jitter": 0.4, "depth_dropout": 0.3},
+}
 
 
 def beginning(toys, memory="lstm", *, staggered=False, trial=TRIAL, opinion=20, **options):
