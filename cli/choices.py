@@ -10,6 +10,7 @@ from ..envs import ENVS
 from ..envs import make_config as make_env
 from ..envs.from_gymnasium import GymConfig
 from ..envs.step import EnvConfig
+from ..envs.trials import TrialsConfig
 from ..kernels import backend
 from ..memory import MEMORIES
 from ..memory import make_config as make_memory
@@ -18,12 +19,13 @@ from ..train.config import TrainConfig
 from ..train.recipes import RECIPES
 from .names import by_likeness, choose
 
-GYM = "gym:"
+GYM, TRIALS = "gym:", "trials:"
 
 
 def envs() -> dict[str, str]:
     """Return the environments."""
-    return {name: kind.summary for name, kind in ENVS.items()} | {f"{GYM}ID": GymConfig.summary}
+    named = {name: kind.summary for name, kind in ENVS.items()}
+    return named | {f"{GYM}ID": GymConfig.summary, f"{TRIALS}NAME": TrialsConfig.summary}
 
 
 def memories() -> dict[str, str]:
@@ -64,9 +66,11 @@ def env_config(name: str) -> EnvConfig:
     Raises:
         ValueError: there is none of that name.
     """
+    if name.startswith(TRIALS) and name != TRIALS:
+        return TrialsConfig(task=env_config(name.removeprefix(TRIALS)))
     if name.startswith(GYM) and name != GYM:
         return make_env(name)
-    return make_env(choose("environment", name, ENVS, more=f"or {GymConfig.summary}"))
+    return make_env(choose("environment", name, ENVS, more=f"or {GymConfig.summary}, or {TrialsConfig.summary}"))
 
 
 def memory_config(name: str) -> MemoryConfig:
@@ -84,7 +88,7 @@ def recipe_config(name: str) -> TrainConfig:
     Raises:
         ValueError: there is none of that name.
     """
-    if name in ENVS or name.startswith(GYM):
+    if name in ENVS or name.startswith((GYM, TRIALS)):
         raise ValueError(
             f"{name!r} is an environment, not a recipe; write `mnemic train --env {name}`, "
             f"or choose a recipe: {', '.join(by_likeness(name, RECIPES))}"

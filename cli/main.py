@@ -25,7 +25,9 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("[RECIPE] [flags]", "train an agent: a recipe, or any task with any memory", ".train", "train"),
     "resume": Command("RUN", "go on with a run that was stopped", ".train", "resume"),
-    "eval": Command("RUN [flags]", "play fresh episodes and say how sure the figures are", ".evaluate", "evaluate"),
+    "eval": Command(
+        "RUN|oracle|random [flags]", "play fresh episodes: figures with intervals", ".evaluate", "evaluate"
+    ),
     "play": Command("RUN [flags]", "watch an agent in the terminal, or as a GIF", ".play", "play"),
     "list": Command("[WHAT]", "what there is: envs, memories, recipes, kernels", ".listing", "listing"),
     "bench": Command("WHAT [flags]", "measure kernels, training or environments, beside others", ".bench", "bench"),

@@ -121,6 +121,8 @@ def _about(config: TrainConfig, launch: Launch) -> str:
     if 0 < config.ppo.recompute < (env.trial_steps or 0) - config.ppo.window:
         again = f"goes through {config.ppo.recompute} steps before a window again (--ppo.recompute)"
         lines.insert(0, f"note: learning {again}, and a trial takes up to {env.trial_steps}")
+    if config.ppo.cut_returns and env.many_episodes:
+        lines.insert(0, "note: a trial holds many episodes; --ppo.no-cut-returns counts what one teaches the next")
     context = getattr(config.memory, "context", None)
     if isinstance(context, int) and env.trial_steps and 0 < context < env.trial_steps:
         trial = f"a trial takes up to {env.trial_steps}"

@@ -14,10 +14,11 @@ from .repeat_previous import RepeatPreviousConfig
 from .step import EnvConfig
 from .tmaze import TMazeConfig
 from .to_gymnasium import register
+from .trials import TrialsConfig
 
 __all__ = ["ENVS", "config_from_dict", "config_to_dict", "make_config"]
 
-GYM = "gym"
+GYM, TRIALS = "gym", "trials"
 
 ENVS: dict[str, type[EnvConfig]] = {
     config.name: config
@@ -36,20 +37,25 @@ def make_config(name: str, **options: Any) -> EnvConfig:
     """Return the options of an environment.
 
     Args:
-        name: one of `ENVS`, or `gym:` and the id of a Gymnasium environment.
-        options: its fields; what is not given stays at its default.
+        name: one of `ENVS`, `gym:` and the id of a Gymnasium environment, or `trials:` and any of these.
+        options: its fields; what is not given stays at its default. Of trials, `task` is a dictionary of those of the
+            task.
 
     Raises:
         ValueError: there is no such environment or option, or the options contradict each other.
     """
-    if name.startswith(f"{GYM}:") and name != f"{GYM}:":
-        return _make(GYM, {"id": name.removeprefix(f"{GYM}:")} | options)
+    kind, _, rest = name.partition(":")
+    if kind == GYM and rest:
+        return _make(GYM, {"id": rest} | options)
+    if kind == TRIALS and rest:
+        return _make(TRIALS, options | {"task": make_config(rest, **options.get("task", {}))})
     return _make(name, options)
 
 
 def config_to_dict(config: EnvConfig) -> dict[str, Any]:
     """Return plain data from which `config_from_dict` makes the same options: `name` and the fields."""
-    return {"name": config.name, **asdict(config)}
+    plain = {"name": config.name, **asdict(config)}
+    return plain | {"task": config_to_dict(config.task)} if isinstance(config, TrialsConfig) else plain
 
 
 def config_from_dict(found: dict[str, Any]) -> EnvConfig:
@@ -61,10 +67,14 @@ def config_from_dict(found: dict[str, Any]) -> EnvConfig:
     options = dict(found)
     name = options.pop("name", None)
     if not isinstance(name, str):
-        raise ValueError(f"an environment needs a name, one of {', '.join(ENVS)} or {GYM}; {name!r} came")
+        raise ValueError(f"an environment needs a name, one of {', '.join([*ENVS, GYM, TRIALS])}; {name!r} came")
     missing = [field.name for field in fields(_kind(name)) if field.name not in options]
     if missing:
         raise ValueError(f"{name}: {', '.join(missing)} missing; the fields are {_fields(_kind(name))}")
+    if name == TRIALS:
+        if not isinstance(options["task"], dict):
+            raise ValueError(f"{name}: task is {options['task']!r}; a name and fields are expected")
+        options["task"] = config_from_dict(options["task"])
     return _make(name, options)
 
 
@@ -74,9 +84,12 @@ def _kind(name: str) -> type[EnvConfig]:
         from .from_gymnasium import GymConfig
 
         return GymConfig
+    if name == TRIALS:
+        return TrialsConfig
     if name not in ENVS:
         near = get_close_matches(name, ENVS, n=3, cutoff=0.5)
         choices = [*near, *(known for known in ENVS if known not in near), f"{GYM}:<id of a Gymnasium environment>"]
+        choices.append(f"{TRIALS}:<any of these>")
         raise ValueError(f"unknown environment {name!r}; choose one of {', '.join(choices)}")
     return ENVS[name]
 
@@ -86,7 +99,8 @@ def _make(name: str, options: dict[str, Any]) -> EnvConfig:
     unknown = [option for option in options if option not in {field.name for field in fields(kind)}]
     if unknown:
         raise ValueError(f"{name}: unknown option {', '.join(unknown)}; the options are {_fields(kind)}")
-    missing = [f.name for f in fields(kind) if f.default is MISSING and f.name not in options]
+    needed = [field.name for field in fields(kind) if field.default is MISSING and field.default_factory is MISSING]
+    missing = [name for name in needed if name not in options]
     if missing:
         raise ValueError(f"{name}: {', '.join(missing)} missing")
     return kind(**options)

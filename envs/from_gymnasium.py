@@ -6,12 +6,10 @@ Shapes: B rows.
 from __future__ import annotations
 
 import importlib
-import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import gymnasium
 import numpy as np
@@ -19,14 +17,15 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from .gym_draw import is_minigrid
-from .gym_rows import Field, Plan, Rows, Workers, cores
+from .gym_facts import ask_one
+from .gym_rows import Extent, Field, Plan, Rows, Workers, cores
 from .picture import Picture
 from .step import Env, EnvConfig, Obs, Step
 
-MINIGRID_PLANES = (11, 6, 3)  # kinds of object, colours, states of a door
+if TYPE_CHECKING:
+    from .trials import TrialsConfig
+
 MINIGRID_IDS = ("MiniGrid-", "BabyAI-")
-TEXT_TRIALS = 20  # fresh episodes that are looked at to learn whether a text ever changes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,19 +70,10 @@ class GymConfig(EnvConfig):
         return GymnasiumEnv(self, len(rows), seed, device, rows.start)
 
 
-class Facts(NamedTuple):
-    """What one environment, made for that purpose and closed again, tells about all of them."""
-
-    fields: tuple[Field, ...]
-    observation_space: spaces.Space[Any]
-    action_space: spaces.Space[Any]
-    success: Literal["reward", "is_success", "success"] | None
-    episode_steps: int | None
-    drawable: bool
-
-
 class GymnasiumEnv(Env):
-    """B Gymnasium environments: a row whose episode ends is reset in the same step. An episode is a trial.
+    """B Gymnasium environments: a row whose episode ends is reset in the same step.
+
+    An episode is a trial, or a trial is many episodes that begin from the same seed.
 
     What the agent sees: a Box of bytes as it is and of other numbers as float32; Discrete and MultiDiscrete as one-hot,
     MultiBinary as 0 and 1; a Dict of these part by part. MiniGrid's view becomes 20 one-hot planes, (7, 7, 20), for
@@ -100,6 +90,7 @@ class GymnasiumEnv(Env):
         seed: row i is seeded with a function of the seed and i, so it does not depend on batch or workers.
         device: where the tensors go; the environments themselves stay on the CPU.
         first_row: the number of the first row, where this is a part of a larger batch.
+        trials: what a trial is, and the name in messages; None: an episode is a trial.
 
     Raises:
         ValueError: no such id, a space that an agent cannot take, or an environment that cannot be made.
@@ -108,21 +99,33 @@ class GymnasiumEnv(Env):
     resumable: ClassVar[bool] = False
 
     def __init__(
-        self, config: GymConfig, batch: int, seed: int, device: torch.device | str = "cpu", first_row: int = 0
+        self,
+        config: GymConfig,
+        batch: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+        first_row: int = 0,
+        trials: TrialsConfig | None = None,
     ) -> None:
+        label = (trials or config).label
         if batch < 1:
-            raise ValueError(f"{config.label}: a batch of {batch} rows was asked for; it takes at least 1")
-        self.config, self.batch, self.seed, self.device = config, batch, seed, torch.device(device)
+            raise ValueError(f"{label}: a batch of {batch} rows was asked for; it takes at least 1")
+        self.config, self.batch, self.seed, self.device = trials or config, batch, seed, torch.device(device)
         self.first_row = first_row
         spec = find_spec(config.id)
         make = partial(gymnasium.make, spec, **_options(config, spec))
-        self._facts = facts = _ask_one(config, make)
+        self._facts = facts = ask_one(config.label, make, one_hot=config.one_hot)
         self._fields = tuple(part for part in facts.fields if part.shape != (0,))
         self.observation_space = facts.observation_space
         acts = facts.action_space
         self.action_space = spaces.Discrete(int(acts.n)) if isinstance(acts, spaces.Discrete) else acts
         self.episode_steps = self.trial_steps = facts.episode_steps
-        plan = Plan(config.label, make, seed, first_row, facts.fields, facts.action_space, facts.success)
+        self._trial = None if trials is None else Extent(trials.most_episodes, trials.steps)
+        self.many_episodes = self._trial is not None
+        if self._trial is not None:
+            self.trial_clock = self._trial.steps or None
+            self.trial_steps = self.trial_clock or (facts.episode_steps and self._trial.episodes * facts.episode_steps)
+        plan = Plan(label, make, seed, first_row, facts.fields, facts.action_space, facts.success, self._trial)
         count = min(config.workers or cores(), batch)
         preload = ["minigrid"] if config.id.startswith(MINIGRID_IDS) else []
         self._rows = Rows(plan, batch, range(batch)) if count == 1 else Workers(plan, batch, count, preload)
@@ -154,6 +157,7 @@ class GymnasiumEnv(Env):
             index = np.flatnonzero(over)
             final_obs = _patched(obs, torch.from_numpy(index).to(self.device), self._seen("final", index))
         over_B = self._tensor(over)
+        trial_over_B = over_B if self._trial is None else self._tensor(arrays["trial_over"])
         info = {} if self._facts.success is None else {"success": self._tensor(arrays["success"])}
         return (), Step(
             obs,
@@ -161,7 +165,7 @@ class GymnasiumEnv(Env):
             self._tensor(terminated),
             self._tensor(truncated & ~terminated),
             over_B,
-            over_B,
+            trial_over_B,
             final_obs,
             info,
         )
@@ -278,118 +282,6 @@ def _options(config: GymConfig, spec: Any) -> dict[str, Any]:
     if "rgb_array" in (getattr(creator, "metadata", None) or {}).get("render_modes", []):
         options["render_mode"] = "rgb_array"
     return options
-
-
-def _ask_one(config: GymConfig, make: partial[gymnasium.Env[Any, Any]]) -> Facts:
-    label = config.label
-    try:
-        env = make()
-    except Exception as error:
-        raise ValueError(f"{label} cannot be made: {type(error).__name__}: {error}") from error
-    try:
-        action = env.action_space
-        if not isinstance(action, spaces.Discrete | spaces.Box | spaces.MultiDiscrete):
-            raise ValueError(f"{label}: the action space is {action}; Discrete, Box or MultiDiscrete is expected")
-        if isinstance(action, spaces.MultiDiscrete) and np.any(action.start):
-            raise ValueError(f"{label}: the action space is {action}; a MultiDiscrete must count from 0")
-        minigrid, space = is_minigrid(env), env.observation_space
-        limits = [env.spec.max_episode_steps if env.spec else None]
-        early = getattr(env.unwrapped, "max_steps", None)
-        trials = TEXT_TRIALS if any(map(_is_text, _parts(space).values())) else 1
-        seen = [env.reset(seed=trial)[0] for trial in range(trials)]
-        # Some levels of BabyAI set a new limit at every reset: no limit that could be told beforehand.
-        limits.append(early if early == getattr(env.unwrapped, "max_steps", None) else None)
-        known = [limit for limit in limits if isinstance(limit, int) and limit > 0]
-        fields = _fields(label, space, seen, minigrid and config.one_hot)
-        success: Literal["reward", "is_success", "success"] | None = "reward" if minigrid else None
-        if not minigrid:
-            action.seed(0)
-            info = env.step(action.sample())[4]
-            success = "is_success" if "is_success" in info else "success" if "success" in info else None
-        drawable = minigrid or env.render_mode == "rgb_array"
-        return Facts(fields, _shown(space, fields), action, success, min(known, default=None), drawable)
-    finally:
-        env.close()
-
-
-def _parts(space: spaces.Space[Any]) -> dict[str | None, spaces.Space[Any]]:
-    """Return the parts of a space by key; a space that is no Dict is one part, without a key."""
-    return dict(space.items()) if isinstance(space, spaces.Dict) else {None: space}
-
-
-def _is_text(space: spaces.Space[Any]) -> bool:
-    return space.dtype is not None and space.dtype.kind == "U"
-
-
-def _fields(label: str, space: spaces.Space[Any], seen: Sequence[Any], planes: bool) -> tuple[Field, ...]:
-    fields = tuple(
-        _field(label, key, part, [obs if key is None else obs[key] for obs in seen], planes and key == "image")
-        for key, part in _parts(space).items()
-    )
-    if all(part.shape == (0,) for part in fields):
-        raise ValueError(f"{label}: the observation space is {space}; nothing in it can be shown to an agent")
-    return fields
-
-
-def _field(label: str, key: str | None, space: spaces.Space[Any], seen: Sequence[Any], planes: bool) -> Field:
-    """Say how a part of an observation is kept and shown."""
-    match space:
-        case spaces.Box() if planes:
-            return Field(key, space.shape, space.dtype, space.shape, np.dtype(np.int64), MINIGRID_PLANES)
-        case spaces.Box():
-            kept = np.uint8 if space.dtype == np.uint8 else np.float32
-            return Field(key, space.shape, space.dtype, space.shape, np.dtype(kept))
-        case spaces.Discrete():
-            return Field(key, (), space.dtype, (1,), np.dtype(np.int64), (int(space.n),), int(space.start) or None)
-        case spaces.MultiDiscrete() if space.nvec.ndim == 1:
-            choices = tuple(map(int, space.nvec))
-            return Field(
-                key,
-                space.shape,
-                space.dtype,
-                space.shape,
-                np.dtype(np.int64),
-                choices,
-                space.start if space.start.any() else None,
-            )
-        case spaces.MultiBinary():
-            return Field(key, space.shape, space.dtype, space.shape, np.dtype(np.float32))
-    if _is_text(space):
-        return _text_field(label, key, space, seen)
-    raise ValueError(
-        f"{label}: {key or 'the observation space'} is {space}; Box, Discrete, MultiDiscrete with one axis, "
-        "MultiBinary, or a Dict of these is expected"
-    )
-
-
-def _text_field(label: str, key: str | None, space: Any, seen: Sequence[str]) -> Field:
-    blanks = getattr(space, "ordered_placeholders", None)
-    if blanks:
-        ways = itertools.product(*(range(len(words)) for words in blanks))
-        texts = {space.mission_func(*(words[i] for words, i in zip(blanks, way, strict=True))): way for way in ways}
-    elif len(set(seen)) == 1:
-        texts = {seen[0]: ()}
-    else:
-        raise ValueError(
-            f"{label}: {key or 'the observation'} is a text that changes freely, such as {seen[0]!r} and {seen[1]!r}; "
-            "wrap the environment so that it shows numbers"
-        )
-    choices = tuple(len(words) for words in blanks or ())
-    return Field(key, (), np.dtype(object), (len(choices),), np.dtype(np.int64), choices, None, texts)
-
-
-def _shown(space: spaces.Space[Any], fields: Sequence[Field]) -> spaces.Space[Any]:
-    """Return the space of what the agent sees."""
-    boxes: dict[str | None, spaces.Box] = {}
-    for part in fields:
-        given = _parts(space)[part.key]
-        if part.choices:
-            boxes[part.key] = spaces.Box(0.0, 1.0, (*part.shape[:-1], sum(part.choices)), np.float32)
-        elif isinstance(given, spaces.Box):
-            boxes[part.key] = spaces.Box(given.low, given.high, given.shape, part.dtype.type)
-        elif part.shape != (0,):
-            boxes[part.key] = spaces.Box(0.0, 1.0, part.shape, np.float32)
-    return boxes[None] if None in boxes else spaces.Dict({str(key): box for key, box in boxes.items()})
 
 
 def _patched(obs: Obs, index: Tensor, parts: Obs) -> Obs:

@@ -81,6 +81,13 @@ class Field:
         return array if self.start is None else array - self.start
 
 
+class Extent(NamedTuple):
+    """What a row has played of a trial, or the most that it plays of one; 0 episodes or steps are then no limit."""
+
+    episodes: int = 0
+    steps: int = 0
+
+
 class Plan(NamedTuple):
     """What every process has to know about the environments."""
 
@@ -91,6 +98,7 @@ class Plan(NamedTuple):
     fields: tuple[Field, ...]
     action_space: spaces.Space[Any]
     success: Literal["reward", "is_success", "success"] | None  # where it is read from
+    trial: Extent | None = None  # the most that is played with one seed; None: one episode, the next draws on
 
     def layout(self, batch: int) -> Layout:
         """Return the arrays that the rows share."""
@@ -102,7 +110,7 @@ class Plan(NamedTuple):
         }
         arrays["action"] = ((batch, *(self.action_space.shape or ())), np.dtype(self.action_space.dtype))
         arrays["reward"] = ((batch,), np.dtype(np.float32))
-        flags = ("terminated", "truncated", "success")
+        flags = ("terminated", "truncated", "trial_over", "success")
         return arrays | {name: ((batch,), np.dtype(np.bool_)) for name in flags}
 
 
@@ -111,9 +119,9 @@ def cores() -> int:
     return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def row_seed(seed: int, row: int) -> int:
-    """Return the seed of a row, of 31 bits: a function of the seed and the row alone."""
-    return int(np.random.SeedSequence([seed, row]).generate_state(1)[0]) >> 1
+def row_seed(seed: int, row: int, trial: int = 0) -> int:
+    """Return the seed of a row, or of one of its trials, of 31 bits: a function of these numbers alone."""
+    return int(np.random.SeedSequence([seed, row, trial]).generate_state(1)[0]) >> 1
 
 
 def _views(layout: Layout, memory: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -127,7 +135,8 @@ def _memory(layout: Layout, allocate: Callable[[int], Any]) -> dict[str, Any]:
 class Rows:
     """Some rows of a batch, stepped one after the other; actions come and everything goes through `arrays`.
 
-    A row whose episode ended is reset in the same step: `obs` holds its first observation, `final` its last one.
+    A row whose episode ended is reset in the same step: `obs` holds its first observation, `final` its last one. With
+    trials it is reset with the seed of its trial, so that the same episode begins again as far as a seed decides that.
     """
 
     def __init__(self, plan: Plan, batch: int, rows: Sequence[int], memory: Mapping[str, Any] | None = None) -> None:
@@ -138,6 +147,8 @@ class Rows:
             when: [(part, self.arrays.get(f"{when}.{part.name}")) for part in plan.fields] for when in ("obs", "final")
         }
         self.envs: dict[int, gymnasium.Env[Any, Any]] = {}
+        self.trials: dict[int, int] = {}  # by row, how many are over
+        self.played: dict[int, Extent] = {}  # by row, of the trial that runs
         for row in rows:
             self.envs[row] = self._try(row, plan.make)
 
@@ -157,9 +168,15 @@ class Rows:
 
     def reset(self) -> None:
         """Begin every row from its own seed."""
-        for row, env in self.envs.items():
-            obs, _ = self._try(row, env.reset, seed=row_seed(self.plan.seed, self.plan.first_row + row))
-            self._keep("obs", row, obs)
+        self.trials = dict.fromkeys(self.envs, 0)
+        self.played = dict.fromkeys(self.envs, Extent())
+        for row in self.envs:
+            self._keep("obs", row, self._begun(row))
+
+    def _begun(self, row: int) -> Any:
+        """Return the first observation of a trial."""
+        seed = row_seed(self.plan.seed, self.plan.first_row + row, self.trials[row])
+        return self._try(row, self.envs[row].reset, seed=seed)[0]
 
     def step(self) -> None:
         """Take the action of every row."""
@@ -171,6 +188,8 @@ class Rows:
         for row, env in self.envs.items():
             action = actions[row].copy() if listed is None else listed[row]
             obs, reward, terminated, truncated, info = self._try(row, env.step, action)
+            if self.plan.trial is not None:
+                truncated = self._counted(row, self.plan.trial, terminated, truncated)
             arrays["reward"][row] = reward
             arrays["terminated"][row] = terminated
             arrays["truncated"][row] = truncated
@@ -180,8 +199,20 @@ class Rows:
                 )
             if terminated or truncated:
                 self._keep("final", row, obs)
-                obs, _ = self._try(row, env.reset)
+                obs = self._try(row, env.reset)[0] if self.plan.trial is None else self._begun(row)
             self._keep("obs", row, obs)
+
+    def _counted(self, row: int, most: Extent, terminated: bool, truncated: bool) -> bool:
+        """Count a step of a trial, note whether it was the last one, and return whether it truncates the episode."""
+        episodes, steps = self.played[row]
+        steps += 1
+        truncated = truncated or steps == most.steps
+        episodes += terminated or truncated
+        over = most.episodes <= episodes if most.episodes else most.steps <= steps
+        self.trials[row] += over
+        self.played[row] = Extent() if over else Extent(episodes, steps)
+        self.arrays["trial_over"][row] = over
+        return truncated
 
     def draw(self, row: int) -> Any:
         """Return a picture of one row."""

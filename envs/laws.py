@@ -105,10 +105,13 @@ def episodes_restart(config: EnvConfig, *, steps: int = STEPS, device: torch.dev
             state, step = env.step(state, action_B)
             ended_B = step.terminated | step.truncated
             episode_B, trial_B = episode_B + 1, trial_B + 1
+            cut_B = step.truncated if env.on_device else torch.zeros_like(step.truncated)
+            clock_B = _over(episode_B, ~cut_B, env.episode_steps) | _over(trial_B, ~step.trial_start, env.trial_clock)
             for wrong_B, reason in (
                 (step.terminated & step.truncated, "an episode is terminated and truncated at once"),
                 (step.episode_start != ended_B, "`episode_start` is not `terminated or truncated`"),
                 (step.trial_start & ~step.episode_start, "a trial starts inside an episode"),
+                (cut_B & ~clock_B, "an episode is truncated before its clock or that of its trial has run out"),
                 (_over(episode_B, ended_B, env.episode_steps), f"an episode is longer than {env.episode_steps} steps"),
                 (_over(trial_B, step.trial_start, env.trial_steps), f"a trial is longer than {env.trial_steps} steps"),
             ):

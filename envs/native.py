@@ -78,8 +78,9 @@ class NativeEnv(Env):
         self.action_space, self.observation_space = action_space, observation_space
         self.actions = int(action_space.n)
         self.episode_steps: int = episode_steps
-        self.many_episodes = self.fixed_trials = trial_steps is not None
+        self.many_episodes = trial_steps is not None
         self.trial_steps: int = episode_steps if trial_steps is None else trial_steps
+        self.trial_clock = trial_steps
         # A host that can look without waiting saves the work of a restart that no row needs.
         self._looks = self.device.type == "cpu"
         self._move: Callable[[NativeState, Tensor], tuple[NativeState, Step]] = self._move_rows
@@ -95,9 +96,34 @@ class NativeEnv(Env):
         """
         return task
 
+    def trial_over(self, task: Any, over_B: Tensor, trial_step_B: Tensor) -> Tensor:
+        """Say which trials are over, where a trial has many episodes, (B,) bool. Here: those whose clock has run out.
+
+        Args:
+            task: after the action.
+            over_B: (B,) bool: the episode is over by itself.
+            trial_step_B: (B,) int64: steps of the trial.
+        """
+        return trial_step_B >= self.trial_steps
+
+    def renew(self, task: Any, stream: Stream, over_B: Tensor, trial_over_B: Tensor) -> Any:
+        """Open the next episode in the rows whose episode is over: of a new task where the trial is over too."""
+        if self.many_episodes:
+            task = pick(over_B, self.restart(task, stream), task)
+        return pick(trial_over_B, self.begin(stream), task)
+
     @abstractmethod
     def advance(self, task: Any, action_B: Tensor, stream: Stream) -> tuple[Any, Outcome]:
         """Take one action in every row. Slots 200 to 299 of the stream are yours."""
+
+    def moment(self, task: Any, episode_step_B: Tensor) -> Tensor:
+        """Return what the draws of the next `advance` belong to, (B,) int64, where a task is played again and again.
+
+        What is drawn at the same moment is the same in every episode of the task. Here: the step of the episode. A
+        task whose draws belong to something else (to a place, say, reached early or late) returns a number of that;
+        it must never be larger than the steps so far.
+        """
+        return episode_step_B
 
     @abstractmethod
     def observe(self, task: Any, episode_step_B: Tensor) -> Obs:
@@ -152,16 +178,14 @@ class NativeEnv(Env):
         terminated_B = outcome.terminated
         over_B = terminated_B | (episode_step_B >= self.episode_steps)
         if self.many_episodes:
-            trial_over_B = trial_step_B >= self.trial_steps
+            trial_over_B = self.trial_over(task, over_B, trial_step_B)
             over_B = over_B | trial_over_B
         else:
             trial_over_B = over_B
         final_obs = self.observe(task, episode_step_B)
         obs = final_obs
         if not self._looks or bool(over_B.any()):
-            if self.many_episodes:
-                task = pick(over_B, self.restart(task, stream), task)
-            task = pick(trial_over_B, self.begin(stream), task)
+            task = self.renew(task, stream, over_B, trial_over_B)
             episode_step_B = torch.where(over_B, 0, episode_step_B)
             trial_step_B = torch.where(trial_over_B, 0, trial_step_B)
             obs = self.observe(task, episode_step_B)

@@ -58,24 +58,37 @@ class Env(ABC):
         action_space: of one row, without the batch.
         episode_steps: after how many steps an episode is truncated; None if never or unknown.
         trial_steps: the most steps that a trial can take; None if unknown.
-        fixed_trials: every trial takes `trial_steps`, so that rows begin their trials together.
+        trial_clock: after how many steps a trial is cut off, wherever its episode stands; None: a trial ends with an
+            episode that ends by itself.
+        many_episodes: a trial may hold many episodes.
     """
 
     resumable: ClassVar[bool] = True
     on_device: ClassVar[bool] = False
     """`move` is there, a step without checks that never looks at its tensors, so that a CUDA graph can hold it; and
-    episodes are truncated by the clocks of `episode_steps` and `trial_steps` alone."""
+    episodes are truncated by the clocks of `episode_steps` and `trial_clock` alone."""
 
     config: EnvConfig
     batch: int
     seed: int
     first_row: int = 0
-    fixed_trials: bool = False
     device: torch.device
     observation_space: spaces.Space[Any]
     action_space: spaces.Space[Any]
     episode_steps: int | None
     trial_steps: int | None
+    trial_clock: int | None = None
+    many_episodes: bool = False
+
+    @property
+    def cut_below(self) -> float:
+        """Where an episode is truncated together with its trial after fewer steps than this, it is no whole one.
+
+        The clock of the trial cut it short; its own clock would have let it go on.
+        """
+        if self.trial_clock is None:
+            return 0.0
+        return math.inf if self.episode_steps is None else float(self.episode_steps)
 
     @abstractmethod
     def reset(self) -> tuple[Any, Step]:

@@ -1,7 +1,7 @@
 """Native environments for everyone who speaks Gymnasium: one at a time, or a vector of many.
 
 `gymnasium.make("mnemic/EndlessTMaze-v0", length=5)` and `gymnasium.make_vec(..., num_envs=16)` work after
-`import mnemic.envs`. Shapes: B rows.
+`import mnemic.envs`, and `gymnasium.make("mnemic/Trials-v0", name="trials:tmaze", episodes=5)`. Shapes: B rows.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def register() -> None:
     """Tell Gymnasium about every native environment of the registry. Nothing is imported until one is made."""
     from . import ENVS
 
-    for name in ENVS:
-        id = to_gymnasium_id(name)
+    for name in (*ENVS, "trials:tmaze"):  # trials of another task are asked for by their name
+        id = to_gymnasium_id(name.partition(":")[0])
         if id not in gymnasium.registry:
             gymnasium.register(
                 id,

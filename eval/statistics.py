@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+MOST_DRAWN = 100_000  # numbers held at once
 
 
 class Interval(NamedTuple):
@@ -61,9 +62,10 @@ def bootstrap_mean(
         return Interval(value, math.nan, math.nan)
     rng = np.random.default_rng(seed)
     means = np.empty(resamples)
-    for i in range(resamples):
-        drawn = rng.integers(len(sums), size=len(sums))
-        means[i] = sums[drawn].sum() / counts[drawn].sum()
+    at_once = max(1, MOST_DRAWN // len(sums))
+    for i in range(0, resamples, at_once):
+        drawn = rng.integers(len(sums), size=(min(at_once, resamples - i), len(sums)))
+        means[i : i + at_once] = sums[drawn].sum(1) / counts[drawn].sum(1)
     return _percentiles(value, means, level)
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from .protocol import Played
+from .protocol import Played, gain_name
 from .statistics import Interval, bootstrap_mean, wilson
 
 
 def summarise(played: Played) -> dict[str, Interval]:
     """Return the mean of `return`, `length` and every figure that the task gives, with 95 % intervals.
 
-    The episodes of one trial depend on each other: where trials hold many, whole trials are drawn.
+    The episodes of one trial depend on each other: where trials hold many, whole trials are drawn, and there are
+    `trial_return`, the sum over a trial, and `gain` and `success_gain`, what its last whole episode reached minus what
+    its first one did.
 
     Raises:
         ValueError: no episode ended.
@@ -26,18 +28,23 @@ def summarise(played: Played) -> dict[str, Interval]:
     }
     if many and played.trial_returns:
         found["trial_return"] = bootstrap_mean(played.trial_returns)
+        found |= {gain_name(name): bootstrap_mean(gains) for name, gains in played.gains.items() if gains}
     return found
 
 
 def by_place(played: Played) -> list[dict[str, Interval]]:
-    """Return what the episodes at each place in a trial reached; empty where a trial is one episode."""
+    """Return what the whole episodes at each place in a trial reached; empty where a trial is one episode."""
     if not any(played.places):
         return []
     columns = {"return": played.returns} | {name: played.info[name] for name in ("success",) if name in played.info}
-    return [
-        {
-            name: bootstrap_mean([value for value, p in zip(values, played.places, strict=True) if p == place])
-            for name, values in columns.items()
-        }
-        for place in range(max(played.places) + 1)
-    ]
+    by_name = {name: map(bootstrap_mean, _at_places(values, played)) for name, values in columns.items()}
+    return [dict(zip(by_name, place, strict=True)) for place in zip(*by_name.values(), strict=True)]
+
+
+def _at_places(values: list[float], played: Played) -> list[list[float]]:
+    """Return the values of whole episodes by place: where one is whole, so are those before it in the trial."""
+    found: dict[int, list[float]] = {}
+    for value, place, whole in zip(values, played.places, played.whole, strict=True):
+        if whole:
+            found.setdefault(place, []).append(value)
+    return [found[place] for place in sorted(found)]

@@ -96,7 +96,7 @@ def test_tables_name_all_there_is() -> None:
         set(re.findall(r"`([^`]+)`", "".join(re.findall(r"^\| (`.*?) \|", part, re.MULTILINE))))
         for part in text.partition("| tasks |")[2].split("| memories |")
     )
-    assert tasks == {*ENVS, "gym:ID"}
+    assert tasks == {*ENVS, "gym:ID", "trials:NAME"}
     assert memories == set(MEMORIES)
 
 

@@ -3,7 +3,7 @@
 Everything is added up where the window lives, and a look at the means is one small transfer: a window on a GPU may end
 a hundred thousand episodes.
 
-Shapes: T time, B rows, N = T * B, P places of an episode in its trial.
+Shapes: T time, B rows, N episodes that ended, K figures.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from .rollout import Window
 
 OF_EPISODE = ("episode_return", "episode_length")
 OF_TRIAL = ("trial_return", "episode")
+# What the episode before this one reached, and the first one, if there was one in the trial; where not, anything.
+BEFORE, FIRST = (tuple(f"{place}_{name}" for name in ("return", "success")) for place in ("before", "first"))
+MOST_PLACES = 50  # episodes of a trial with figures of their own; a long trial can hold hundreds
 
 
 class Totals(NamedTuple):
@@ -42,128 +45,146 @@ class Finished:
     """What ended in one window.
 
     Args:
-        sums: what had been added up at each step of the window, the step included, each (T, B) float64.
+        sums: what had been added up at each step of the window, the step included, by name (`EpisodeMeter.state`),
+            each (T, B) float64.
         done_TB: where an episode ended.
         over_TB: where a trial ended with it.
+        cut_TB: where the clock of the trial cut that episode short.
         info: figures of the task, each (T, B).
     """
 
-    def __init__(self, sums: dict[str, Tensor], done_TB: Tensor, over_TB: Tensor, info: dict[str, Tensor]) -> None:
-        self._sums, self._done_TB, self._over_TB, self._info = sums, done_TB, over_TB, info
-
-    @property
-    def episode_returns(self) -> list[float]:
-        """The return of every episode, in order of their ends."""
-        return self._listed(self._sums["episode_return"], self._done_TB)
-
-    @property
-    def episode_lengths(self) -> list[int]:
-        """The steps of every episode, in the same order."""
-        return [int(length) for length in self._listed(self._sums["episode_length"], self._done_TB)]
-
-    @property
-    def trial_returns(self) -> list[float]:
-        """The return of every trial."""
-        return self._listed(self._sums["trial_return"], self._over_TB)
-
-    @property
-    def by_episode(self) -> dict[int, list[float]]:
-        """The returns of episodes by their place in the trial, from 0."""
-        found: dict[int, list[float]] = {}
-        places = self._listed(self._sums["episode"], self._done_TB)
-        for place, value in zip(places, self.episode_returns, strict=True):
-            found.setdefault(int(place), []).append(value)
-        return found
-
-    @property
-    def info(self) -> dict[str, list[float]]:
-        """The figures of every episode, by name."""
-        found = {name: self._listed(part.double(), self._done_TB) for name, part in self._info.items()}
-        return {name: values for name, values in found.items() if values}
+    def __init__(
+        self, sums: dict[str, Tensor], done_TB: Tensor, over_TB: Tensor, cut_TB: Tensor, info: dict[str, Tensor]
+    ) -> None:
+        self._sums, self._done_TB, self._over_TB, self._cut_TB, self._info = sums, done_TB, over_TB, cut_TB, info
 
     def totals(self) -> Totals:
-        """Return the sums and the numbers of what ended; a second look is needed where trials hold many episodes."""
+        """Return the sums and the numbers of what ended; a second look is needed where trials hold many episodes.
+
+        A trial's last episode that the clock of the trial cut short is no whole one, and counts at no place. The gain
+        of a trial is what its last whole episode reached minus what its first one did; it takes two whole ones.
+        """
         done_TB, over_TB, place_TB = self._done_TB, self._over_TB, self._sums["episode"]
         named = {
             "charts/episodic_return": self._sums["episode_return"],
             "charts/episodic_length": self._sums["episode_length"],
         }
         named |= {f"{'charts' if name == 'success' else 'task'}/{name}": part for name, part in self._info.items()}
-        sums = [torch.where(done_TB, part.double(), 0).sum() for part in named.values()]
-        trials = [torch.where(over_TB, self._sums["trial_return"], 0).sum(), over_TB.sum()]
+        learnt_TB = over_TB & (place_TB - self._cut_TB.double() >= 1)
+        gains = {"trial/gain": self._gain("return", self._sums["episode_return"])}
+        if "success" in self._info:
+            gains["trial/success_gain"] = self._gain("success", self._info["success"].double())
+        of_trials = {"trial/return": (over_TB, self._sums["trial_return"])}
+        of_trials |= {tag: (learnt_TB, part) for tag, part in gains.items()}
+        wanted = {tag: (done_TB, part.double()) for tag, part in named.items()} | of_trials
+        sums = [torch.where(where_TB, part, 0).sum() for where_TB, part in wanted.values()]
         last = torch.where(done_TB, place_TB, 0).max()
-        inside = (done_TB & ~over_TB).any()
-        *found, trial_sum, trial_count, highest, goes_on, count = torch.stack(
-            [*sums, *trials, last, inside, done_TB.sum()]
-        ).tolist()
-        by_tag = {tag: (total, int(count)) for tag, total in zip(named, found, strict=True)}
-        by_tag["trial/return"] = trial_sum, int(trial_count)
-        places = self._by_place(int(highest)) if highest else [(found[0], int(count))]
-        by_tag |= {f"trial/return_episode_{place}": each for place, each in enumerate(places)}
+        inside, cut = (done_TB & ~over_TB).any(), self._cut_TB.any()
+        found = torch.stack([*sums, last, inside, cut, done_TB.sum(), over_TB.sum(), learnt_TB.sum()]).tolist()
+        *totals, highest, goes_on, cut_short, episodes, trials, learnt = found
+        counts = [episodes] * len(named) + [trials] + [learnt] * len(gains)
+        by_tag = {tag: (total, int(n)) for tag, total, n in zip(wanted, totals, counts, strict=True)}
+        of_all = {"return": by_tag["charts/episodic_return"]}
+        if "success" in self._info:
+            of_all["success"] = by_tag["charts/success"]
+        places = (
+            self._by_place(int(highest)) if highest or cut_short else {name: [each] for name, each in of_all.items()}
+        )
+        for name, by_place in places.items():
+            by_tag |= {f"trial/{name}_episode_{place}": each for place, each in enumerate(by_place[:MOST_PLACES])}
         return Totals({tag: each for tag, each in by_tag.items() if each[1]}, bool(highest or goes_on))
 
     def means(self) -> dict[str, float]:
         """Return the mean of everything that ended, by TensorBoard tag."""
         return means([self.totals()])
 
-    def _by_place(self, highest: int) -> list[tuple[float, int]]:
-        """Return sum and number of the returns of the episodes at each place of a trial."""
-        # Not `index_add`: where many numbers go to one place, as here, a GPU adds them up one after the other.
-        done_TB, return_TB = self._done_TB, self._sums["episode_return"]
-        place_N = self._sums["episode"][done_TB].long()
-        sum_P = torch.bincount(place_N, return_TB[done_TB], highest + 1)
-        count_P = torch.bincount(place_N, minlength=highest + 1)
-        return [(total, int(count)) for total, count in torch.stack([sum_P, count_P.double()], 1).tolist()]
+    def _gain(self, name: str, last_TB: Tensor) -> Tensor:
+        """Return the last whole episode minus the first one, where a trial ended, (T, B)."""
+        return torch.where(self._cut_TB, self._sums[f"before_{name}"], last_TB) - self._sums[f"first_{name}"]
 
-    def _listed(self, part_TB: Tensor, where_TB: Tensor) -> list[float]:
-        return part_TB[where_TB].tolist()
+    def _by_place(self, highest: int) -> dict[str, list[tuple[float, int]]]:
+        """Return sum and number of what the whole episodes at each place of a trial reached, by name."""
+        # Not `index_add`: where many numbers go to one place, as here, a GPU adds them up one after the other.
+        whole_TB = self._done_TB & ~self._cut_TB
+        reached = {"return": self._sums["episode_return"]}
+        if "success" in self._info:
+            reached["success"] = self._info["success"].double()
+        place_N = self._sums["episode"][whole_TB].long()
+        sums = [torch.bincount(place_N, part[whole_TB], highest + 1) for part in reached.values()]
+        *found, counts = torch.stack([*sums, torch.bincount(place_N, minlength=highest + 1).double()]).tolist()
+        whole = [int(count) for count in counts]
+        return {name: list(zip(totals, whole, strict=True)) for name, totals in zip(reached, found, strict=True)}
 
 
 class EpisodeMeter:
     """Follows B rows through their episodes and trials, window after window.
 
     `state` holds all of it, as tensors, so that a run can be resumed.
+
+    Args:
+        batch: B.
+        cut_below: an episode that is truncated with its trial after fewer steps is no whole one (`Env.cut_below`).
     """
 
-    def __init__(self, batch: int) -> None:
+    def __init__(self, batch: int, cut_below: float = 0.0) -> None:
         zeros = torch.zeros(batch, dtype=torch.float64)
-        self.state = {name: zeros.clone() for name in (*OF_EPISODE, *OF_TRIAL)}
+        self.state = {name: zeros.clone() for name in (*OF_EPISODE, *OF_TRIAL, *BEFORE, *FIRST)}
+        self.cut_below = cut_below
 
     def update(self, window: Window) -> Finished:
         """Take in a window and return what ended in it."""
         done_TB = window.terminated_next | window.truncated_next
         over_TB = window.trial_over_next & done_TB
         reward_TB = window.reward_next.double()
-        before = {name: part.to(reward_TB.device) for name, part in self.state.items()}
+        self.state = {name: part.to(reward_TB.device) for name, part in self.state.items()}
         one_TB, zero_1B = torch.ones_like(reward_TB), torch.zeros_like(reward_TB[:1])
         # An episode's place is the number of those that ended before it in its trial: an end counts from the next step.
-        ended_TB = (done_TB & ~over_TB).double()
-        added = {
-            "episode_return": reward_TB,
-            "episode_length": one_TB,
-            "trial_return": reward_TB,
-            "episode": torch.cat([zero_1B, ended_TB[:-1]]),
-        }
-        sums: dict[str, Tensor] = {}
-        for name, part_TB in added.items():
-            end_TB = done_TB if name in OF_EPISODE else over_TB
-            sums[name] = _since(end_TB, part_TB, before[name])
-            left_B = sums[name][-1] + ended_TB[-1] if name == "episode" else sums[name][-1]
-            self.state[name] = torch.where(end_TB[-1], 0, left_B)
-        return Finished(sums, done_TB, over_TB, window.info_next)
+        goes_on_TB = done_TB & ~over_TB
+        place_TB = torch.cat([zero_1B, goes_on_TB[:-1].double()])
+        nothing_B = torch.zeros_like(goes_on_TB[-1])
+        sums = self._follow(OF_EPISODE, done_TB, [reward_TB, one_TB], [nothing_B, nothing_B])
+        sums |= self._follow(OF_TRIAL, over_TB, [reward_TB, place_TB], [nothing_B, goes_on_TB[-1]])
+        success_TB = window.info_next["success"].double() if "success" in window.info_next else torch.zeros_like(one_TB)
+        reached = [sums["episode_return"], success_TB]
+        sums |= self._hold(BEFORE, goes_on_TB, reached)
+        sums |= self._hold(FIRST, goes_on_TB & (sums["episode"] == 0), reached)
+        cut_TB = over_TB & window.truncated_next & (sums["episode_length"] < self.cut_below)
+        return Finished(sums, done_TB, over_TB, cut_TB, window.info_next)
+
+    def _follow(
+        self, names: Sequence[str], end_TB: Tensor, added: list[Tensor], left: list[Tensor]
+    ) -> dict[str, Tensor]:
+        """Add figures up from end to end, each (T, B); what is `left` counts from the next window on."""
+        sum_TKB = _since(end_TB[:, None], torch.stack(added, 1), torch.stack([self.state[name] for name in names]))
+        for name, last_B, left_B in zip(names, sum_TKB[-1], left, strict=True):
+            self.state[name] = torch.where(end_TB[-1], 0, last_B) + left_B
+        return dict(zip(names, sum_TKB.unbind(1), strict=True))
+
+    def _hold(self, names: Sequence[str], where_TB: Tensor, parts: list[Tensor]) -> dict[str, Tensor]:
+        """Return what figures were at the latest step before this one that `where_TB` names, each (T, B)."""
+        if where_TB.device.type == "cpu" and not bool(where_TB.any()):  # as always where an episode is a trial
+            return {name: self.state[name].expand_as(part_TB) for name, part_TB in zip(names, parts, strict=True)}
+        step_T = torch.arange(1, len(where_TB) + 1, device=where_TB.device)
+        named_TB = torch.where(where_TB, step_T[:, None], 0)
+        latest_TB = torch.cat([torch.zeros_like(named_TB[:1]), named_TB]).cummax(0).values  # 0: in an earlier window
+        held = {}
+        for name, part_TB in zip(names, parts, strict=True):
+            seen_TB = torch.cat([self.state[name][None], part_TB]).gather(0, latest_TB)
+            held[name], self.state[name] = seen_TB[:-1], seen_TB[-1].clone()
+        return held
 
 
-def _since(end_TB: Tensor, part_TB: Tensor, before_B: Tensor) -> Tensor:
-    """Add up from the step after the last end, and before the first end from what there was before, (T, B).
+def _since(end_T1B: Tensor, part_TKB: Tensor, before_KB: Tensor) -> Tensor:
+    """Add up from the step after the last end, and before the first end from what there was before, (T, K, B).
 
     In steps of 1, 2, 4, ..: no sum ever holds numbers from beyond an end, which would not cancel to the last bit.
     """
-    first_TB = torch.cat([torch.zeros_like(end_TB[:1]), end_TB[:-1]])
-    sum_TB = torch.cat([part_TB[:1] + before_B, part_TB[1:]])
+    first_T1B = torch.cat([torch.zeros_like(end_T1B[:1]), end_T1B[:-1]])
+    sum_TKB = torch.cat([part_TKB[:1] + before_KB, part_TKB[1:]])
     reach = 1
-    while reach < len(sum_TB):
-        more_TB = torch.where(first_TB[reach:], 0, sum_TB[:-reach])
-        sum_TB = torch.cat([sum_TB[:reach], sum_TB[reach:] + more_TB])
-        first_TB = torch.cat([first_TB[:reach], first_TB[reach:] | first_TB[:-reach]])
+    while reach < len(sum_TKB):
+        more_TKB = torch.where(first_T1B[reach:], 0, sum_TKB[:-reach])
+        sum_TKB = torch.cat([sum_TKB[:reach], sum_TKB[reach:] + more_TKB])
+        first_T1B = torch.cat([first_T1B[:reach], first_T1B[reach:] | first_T1B[:-reach]])
         reach *= 2
-    return sum_TB
+    return sum_TKB

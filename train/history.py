@@ -38,7 +38,7 @@ def check_trials(config: PPOConfig, env: Env) -> None:
     """
     if not config.full_update:
         return
-    trial = env.trial_steps if env.fixed_trials else None
+    trial = env.trial_clock  # what ends a trial ends it after so many steps, and nothing else does
     if trial is None:
         raise ValueError(
             f"ppo: full_update needs trials of one length, so that all rows end theirs together; those of "

@@ -1,8 +1,8 @@
 """Where a run's figures go: TensorBoard, a JSON line per update, and a line of progress on the terminal.
 
 The x axis is environment steps. Tags: `charts/` (episodic return and length, success, steps per second), `losses/`,
-`task/` (other figures of the task), `trial/` (return by place of the episode in its trial), `memory/` (bytes per row,
-size of the state, means of the gates), `eval/` and `time/`.
+`task/` (other figures of the task), `trial/` (return and success by place of the episode in its trial, and the gain:
+last whole episode minus first), `memory/` (bytes per row, size of the state, means of the gates), `eval/` and `time/`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ LAYOUT = {
         "policy: how far it moves in an update": ["Multiline", ["losses/approx_kl", "losses/clip_fraction"]],
         "value": ["Multiline", ["losses/value_loss", "losses/explained_variance"]],
         "return by episode in the trial": ["Multiline", [r"trial/return_episode_.*"]],
+        "success by episode in the trial": ["Multiline", [r"trial/success_episode_.*"]],
+        "gain in the trial: last whole episode minus first": ["Multiline", [r"(trial|eval)/gain"]],
     }
 }
 

@@ -201,7 +201,7 @@ class _Held:
 
     def __init__(self, policy: Policy, env: Env, cut_returns: bool) -> None:
         episode = (env.episode_steps if env.on_device else None) or 1
-        trial = (env.trial_steps if env.on_device else None) or 1
+        trial = (env.trial_clock if env.on_device else None) or episode
         self.apart = cut_returns and trial != episode
         spans = [trial, episode] if self.apart else [episode if cut_returns else trial]
         self.clocks = [_Clock(policy, span) for span in spans]

@@ -198,7 +198,7 @@ class Training:
         self.history: Window | None = None  # what learning goes through again before the next window
         self.sampling = self.ranks.generator(device).manual_seed(config.seed)
         self.shuffling = self.ranks.generator("cpu").manual_seed(config.seed + 1)
-        self.meter = EpisodeMeter(len(self.rows))
+        self.meter = EpisodeMeter(len(self.rows), self.env.cut_below)
         self.graphs = Graphs(wanted=config.capture, compiled=config.compile)
         cuts = self.ranks.many and config.ppo.wait_for < 1
         self.cutoff = Cutoff(self.ranks, config.ppo.window, config.ppo.wait_for) if cuts else None

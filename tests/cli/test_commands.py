@@ -129,7 +129,79 @@ def test_trials_get_a_table_by_place_of_the_episode(tmp_path: Path, capsys) -> N
     (file,) = run.glob("eval-*.json")
     found = json.loads(file.read_text())
     assert len(found["by_episode"]) >= 4
-    assert "trial_return" in found["figures"]
+    assert {"trial_return", "gain", "success_gain"} <= set(found["figures"])
+    with Image.open(file.with_suffix(".png")) as curve:
+        assert curve.width > 400
+
+
+def test_any_task_is_trained_in_trials_stopped_resumed_evaluated_and_watched(
+    tmp_path: Path, monkeypatch, capsys
+) -> None:
+    trial = ["train", "--env", "trials:tmaze", "--env.task.length", "3", "--env.episodes", "4", "--ppo.no-cut-returns"]
+    argv = [*trial, "--memory", "lstm", "--steps", "512", *TINY]
+    whole, run, windows = tmp_path / "whole", tmp_path / "run", []
+
+    def learn_and_interrupt(*args, **kwargs):
+        windows.append(1)
+        if len(windows) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return learn(*args, **kwargs)
+
+    assert main([*argv, "--run", str(whole)]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("mnemic.train.loop.learn", learn_and_interrupt)
+        assert main([*argv, "--run", str(run)]) == 130
+    said = capsys.readouterr().out
+    assert "task trials:tmaze, memory lstm" in said
+    assert "note: a trial holds many episodes" not in said
+    assert main(["resume", str(run)]) == 0
+    once, again = weights(whole), weights(run)
+    assert all(torch.equal(once[name], again[name]) for name in once)
+    lines = [
+        [{tag: value for tag, value in json.loads(line).items() if tag.startswith("trial/")} for line in text]
+        for text in ((folder / "metrics.jsonl").read_text().splitlines() for folder in (whole, run))
+    ]
+    assert lines[0] == lines[1]
+    tags = {tag for line in lines[0] for tag in line}
+    assert tags >= {"trial/gain", "trial/success_gain", "trial/return_episode_3", "trial/success_episode_0"}
+
+    assert main(["eval", str(run), "--episodes", "20", "--env.task.length", "2", "--env.episodes", "3"]) == 0
+    assert "success_gain" in capsys.readouterr().out
+    assert main(["play", str(run), "--steps", "6"]) == 0
+    assert "episode 2 of 4: step 1 of 4" in capsys.readouterr().out
+
+
+def test_a_trial_whose_returns_are_cut_is_noted(tmp_path: Path, capsys) -> None:
+    argv = ["train", "--env", "trials:tmaze", "--env.task.length", "3", "--steps", "128", *TINY]
+    assert main([*argv, "--run", str(tmp_path / "run")]) == 0
+    assert "note: a trial holds many episodes; --ppo.no-cut-returns counts" in capsys.readouterr().out
+
+
+def test_the_oracle_and_chance_play_any_task(tmp_path: Path, capsys) -> None:
+    file = tmp_path / "oracle.json"
+    trial = ["--env", "trials:tmaze", "--env.task.length", "3", "--episodes", "10", "--rows", "2"]
+    assert main(["eval", "oracle", *trial, "--json", str(file)]) == 0
+    said = capsys.readouterr().out
+    for words in ("trials:tmaze: 10 fresh episodes, oracle", "trial_return", "by place of the episode in its trial"):
+        assert words in said
+    found = json.loads(file.read_text())
+    assert found["player"] == "oracle"
+    assert found["env"]["task"] == {"name": "tmaze", "length": 3}
+    assert found["figures"]["trial_return"]["value"] == 5
+    assert found["figures"]["gain"]["value"] == 0
+    assert file.with_suffix(".png").is_file()
+    assert main(["eval", "random", "--env", "tmaze", "--episodes", "30", "--json", str(file)]) == 0
+    assert "tmaze: 30 fresh episodes, random" in capsys.readouterr().out
+    assert json.loads(file.read_text())["figures"]["return"]["value"] < 0
+    assert main(["eval", "random", "--help"]) == 0
+    assert main(["eval", "random", "--env", "tmaze", "--help"]) == 0
+    assert "--env.length" in capsys.readouterr().out
+
+
+def test_a_long_trial_is_shown_in_part(capsys) -> None:
+    assert main(["eval", "random", "--env", "trials:tmaze", "--env.episodes", "30", "--env.task.length", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "by place of the episode in its trial, the first 20 of 30" in said
 
 
 def test_play_in_a_pipe_prints_frames(finished: Path, capsys) -> None:

@@ -18,7 +18,7 @@ from mnemic.envs.native import NativeEnv, Outcome
 from mnemic.envs.step import EnvConfig
 from mnemic.envs.to_torchrl import TorchRLTwin
 
-NATIVE = sorted(ENVS)
+NATIVE = [*sorted(ENVS), "trials:tmaze"]
 
 
 class Place(NamedTuple):

@@ -1,20 +1,26 @@
 """Evaluation plays whole trials of fresh episodes, and counts every episode once."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from PIL import Image
 from torch import Tensor
 
 from mnemic.agents.encoder import EncoderConfig
 from mnemic.agents.policy import Policy
+from mnemic.envs.from_gymnasium import GymConfig
 from mnemic.envs.native import NativeEnv, Outcome
 from mnemic.envs.picture import FLOOR, Cell, Picture
 from mnemic.envs.step import EnvConfig
+from mnemic.envs.tmaze import TMazeConfig
+from mnemic.eval.figure import write_figure
 from mnemic.eval.play import heat, memory_strip, watch, write_gif
-from mnemic.eval.protocol import evaluate, play_episodes
+from mnemic.eval.protocol import at_random, evaluate, play_episodes, play_rule
 from mnemic.eval.summary import by_place, summarise
 from mnemic.memory.none import NoneConfig
 
@@ -100,7 +106,8 @@ def test_where_a_trial_is_one_episode_no_trial_is_told() -> None:
 
 def test_figures_of_trials() -> None:
     found = evaluate(policy_for(CountConfig()), CountConfig(), episodes=6, seed=0)
-    assert found == {"return": 1.0, "length": 2.0, "success": pytest.approx(2 / 3), "trial_return": 3.0}
+    means = {"return": 1.0, "length": 2.0, "success": pytest.approx(2 / 3), "trial_return": 3.0}
+    assert found == means | {"gain": 2.0, "success_gain": 1.0}
 
 
 def test_a_limit_of_steps_leaves_the_rest_out() -> None:
@@ -118,9 +125,83 @@ def test_summary_draws_whole_trials_and_tells_places_apart() -> None:
     # Every trial is the same, so there is nothing to be unsure of, though its episodes differ.
     assert figures["return"] == (1.0, 1.0, 1.0)
     assert figures["success"] == pytest.approx((2 / 3,) * 3)
-    assert list(figures) == ["return", "success", "length", "trial_return"]
+    assert list(figures) == ["return", "success", "length", "trial_return", "gain", "success_gain"]
+    assert figures["gain"] == (2.0, 2.0, 2.0)
     assert [place["return"].value for place in by_place(played)] == [0.0, 1.0, 2.0]
     assert [place["success"].value for place in by_place(played)] == [0.0, 1.0, 1.0]
+
+
+def test_an_episode_that_the_clock_of_the_trial_cuts_is_no_whole_one() -> None:
+    """Trials of eight steps: episodes of 1, 2 and 3 steps, and two steps of a fourth."""
+    played = play_episodes(policy_for(CountConfig()), CountConfig(trial_steps=8), episodes=8, rows=2)
+    assert [(p, w) for p, w in zip(played.places, played.whole, strict=True) if p > 1] == [(2, True)] * 2 + [
+        (3, False)
+    ] * 2
+    assert played.gains == {"return": [2.0, 2.0], "success": [1.0, 1.0]}
+    assert [place["return"].value for place in by_place(played)] == [0.0, 1.0, 2.0]
+    one = play_episodes(policy_for(CountConfig()), CountConfig(trial_steps=2), episodes=8, rows=2)
+    assert one.gains == {"return": [], "success": []}
+    assert "gain" not in summarise(one)
+
+
+def test_the_oracle_plays_the_trials_that_a_policy_plays() -> None:
+    config = TMazeConfig(length=3)
+    seen: dict[str, list[float]] = {}
+
+    def noting(kind: str, act: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def noted(obs: Tensor, *others: Tensor) -> Tensor:
+            seen.setdefault(kind, []).extend(obs[:, 1].tolist())
+            return act(obs, *others)
+
+        return noted
+
+    found = play_rule(noting("oracle", config.oracle().act), config, episodes=20, rows=5, seed=3)
+    assert found.returns == [1.0] * 20
+    assert found.steps == 16
+    policy = policy_for(config)
+    step = policy.step
+
+    def stepped(inputs, memory):
+        seen.setdefault("policy", []).extend(inputs.obs[:, 1].tolist())
+        return step(inputs, memory)
+
+    policy.step = stepped
+    play_episodes(policy, config, episodes=20, rows=5, seed=3)
+    cues = [[goal for goal in seen[kind] if goal] for kind in ("oracle", "policy")]
+    assert cues[0][:5] == cues[1][:5]
+
+
+@pytest.mark.parametrize("id", ["CartPole-v1", "Pendulum-v1"])
+def test_chance_draws_evenly(id: str) -> None:
+    config = GymConfig(id=id, workers=1, max_episode_steps=20)
+    env = config.build(200, 0)
+    act = at_random(env, torch.Generator().manual_seed(0))
+    drawn = torch.stack([act(None) for _ in range(50)]).double().flatten()
+    env.close()
+    if id == "CartPole-v1":
+        assert set(drawn.tolist()) == {0.0, 1.0}
+        assert float(drawn.mean()) == pytest.approx(0.5, abs=4 * 0.5 / 100)
+    else:  # torques in -2..2
+        assert (float(drawn.min()), float(drawn.max())) == pytest.approx((-2, 2), abs=0.01)
+        assert float(drawn.mean()) == pytest.approx(0, abs=4 * 4 / 12**0.5 / 100)
+    assert len(play_rule(None, config, episodes=6, rows=3).returns) >= 6
+
+
+def test_actions_without_bounds_are_not_drawn() -> None:
+    env = CountConfig().build(1, 0)
+    env.action_space = spaces.Box(-np.inf, np.inf, (1,))
+    with pytest.raises(ValueError, match=r"count: its actions are Box.*no bounds"):
+        at_random(env, torch.Generator())
+
+
+def test_a_curve_by_episode_is_drawn(tmp_path) -> None:
+    played = play_episodes(policy_for(CountConfig()), CountConfig(), episodes=30, rows=10)
+    write_figure(played, tmp_path / "a.png", "count")
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.width > 2 * image.height
+    alone = play_episodes(policy_for(CountConfig()), CountConfig(trial_steps=None), episodes=3)
+    with pytest.raises(ValueError, match="a trial is one episode"):
+        write_figure(alone, tmp_path / "b.png", "count")
 
 
 def test_a_policy_of_another_task_is_refused() -> None:

@@ -1,11 +1,12 @@
 """The meter of episodes and trials against a slow loop, across the borders of windows."""
 
 import itertools
+import math
 
 import pytest
 import torch
 
-from mnemic.train.episodes import EpisodeMeter
+from mnemic.train.episodes import MOST_PLACES, EpisodeMeter
 from mnemic.train.rollout import Window
 
 BATCH = 5
@@ -32,48 +33,66 @@ def window(parts, begin, end):
     return Window(**blank, **cut, info_next=info)
 
 
-def slow(parts):
-    """Every episode as (step of its end, place in its trial, return, length, success), and every trial's return."""
-    episodes, trials = [], []
+def slow(parts, cut_below=0):
+    """What every window of the parts should say, by step: lists of values by tag."""
+    said = [{} for _ in parts["reward_next"]]
     for b in range(BATCH):
-        total, trial_total, length, place = 0.0, 0.0, 0, 0
-        for t in range(len(parts["reward_next"])):
+        episodes, total = [], 0.0
+        length = trial_total = 0
+        for t, here in enumerate(said):
             reward = parts["reward_next"][t, b].item()
             total, trial_total, length = total + reward, trial_total + reward, length + 1
-            if parts["terminated_next"][t, b] or parts["truncated_next"][t, b]:
-                episodes.append((t, place, total, length, float(parts["success"][t, b])))
-                total, length, place = 0.0, 0, place + 1
-                if parts["trial_over_next"][t, b]:
-                    trials.append((t, trial_total))
-                    trial_total, place = 0.0, 0
-    return episodes, trials
+            truncated = bool(parts["truncated_next"][t, b])
+            if not (parts["terminated_next"][t, b] or truncated):
+                continue
+            success, over = float(parts["success"][t, b]), bool(parts["trial_over_next"][t, b])
+            found = {"charts/episodic_return": total, "charts/episodic_length": length, "charts/success": success}
+            place = len(episodes)
+            if not (over and truncated and length < cut_below):
+                found |= {f"trial/return_episode_{place}": total, f"trial/success_episode_{place}": success}
+                episodes.append((total, success))
+            total, length = 0.0, 0
+            if over:
+                found["trial/return"] = trial_total
+                if len(episodes) >= 2:
+                    found["trial/gain"], found["trial/success_gain"] = (
+                        last - first for first, last in zip(episodes[0], episodes[-1], strict=True)
+                    )
+                episodes, trial_total = [], 0.0
+            for tag, value in found.items():
+                here.setdefault(tag, []).append(value)
+    return said
 
 
+@pytest.mark.parametrize("cut_below", [0, 3, math.inf])
 @pytest.mark.parametrize("cuts", [[0, 60], [0, 1, 2, 3, 10, 40, 60], list(range(61))], ids=["one", "some", "steps"])
-def test_against_a_slow_loop(cuts):
+def test_against_a_slow_loop(cuts, cut_below):
     parts = outcomes(60)
-    episodes, trials = slow(parts)
-    assert len(trials) > 10
-    meter = EpisodeMeter(BATCH)
+    said = slow(parts, cut_below)
+    assert sum(len(here.get("trial/gain", [])) for here in said) > 5
+    meter = EpisodeMeter(BATCH, cut_below)
     for begin, end in itertools.pairwise(cuts):
-        found = meter.update(window(parts, begin, end))
-        here = [episode for episode in episodes if begin <= episode[0] < end]
-        assert sorted(found.episode_returns) == pytest.approx(sorted(e[2] for e in here))
-        assert sorted(found.episode_lengths) == sorted(e[3] for e in here)
-        assert sorted(found.info.get("success", [])) == sorted(e[4] for e in here)
-        assert sorted(found.trial_returns) == pytest.approx(sorted(v for t, v in trials if begin <= t < end))
-        assert found.by_episode.keys() == {e[1] for e in here}
-        for place, values in found.by_episode.items():
-            assert sorted(values) == pytest.approx(sorted(e[2] for e in here if e[1] == place))
+        found = meter.update(window(parts, begin, end)).totals()
+        here = {}
+        for step in said[begin:end]:
+            for tag, values in step.items():
+                here.setdefault(tag, []).extend(values)
+        assert found.sums == {tag: (pytest.approx(sum(values)), len(values)) for tag, values in here.items()}
 
 
-def test_returns_and_success_belong_to_the_same_episodes():
-    parts = outcomes(30)
-    parts["success"] = parts["reward_next"] > 0.5
-    found = EpisodeMeter(BATCH).update(window(parts, 0, 30))
-    episodes, _ = slow(parts)
-    pairs = sorted(zip(found.episode_returns, found.info["success"], strict=True))
-    assert pairs == [pytest.approx(pair) for pair in sorted((e[2], e[4]) for e in episodes)]
+def test_gain_is_that_of_each_trial_and_leaves_out_the_episode_that_the_clock_cut():
+    """Three rows: returns 1, 5 of two whole episodes; 2, 3 and a cut one; 4 and a cut one, which has no gain."""
+    parts = {
+        "reward_next": torch.tensor([[1.0, 2.0, 4.0], [0.0, 3.0, 0.0], [5.0, 9.0, 9.0]]),
+        "terminated_next": torch.tensor([[True, True, True], [False, True, False], [True, False, False]]),
+        "truncated_next": torch.tensor([[False] * 3, [False] * 3, [False, True, True]]),
+        "trial_over_next": torch.tensor([[False] * 3, [False] * 3, [True] * 3]),
+        "success": torch.tensor([[False, True, True], [False, False, False], [True, True, True]]),
+    }
+    clocked, whole = (EpisodeMeter(3, cut_below).update(window(parts, 0, 3)).totals() for cut_below in (10, 0))
+    assert clocked.sums["trial/gain"] == ((5 - 1) + (3 - 2), 2)
+    assert clocked.sums["trial/success_gain"] == (1 - 1, 2)
+    assert whole.sums["trial/gain"] == ((5 - 1) + (9 - 2) + (9 - 4), 3)
 
 
 def test_the_means_by_tag():
@@ -90,8 +109,12 @@ def test_the_means_by_tag():
         "charts/episodic_length": 1.5,
         "charts/success": 0.5,
         "trial/return": 7,
+        "trial/gain": 5,
+        "trial/success_gain": -1,
         "trial/return_episode_0": 1,
         "trial/return_episode_1": 6,
+        "trial/success_episode_0": 1,
+        "trial/success_episode_1": 0,
     }
 
 
@@ -110,6 +133,13 @@ def test_trials_show_even_if_a_window_ends_one_episode_of_each():
     assert "trial/return" not in first
     assert second["trial/return_episode_1"] == 1
     assert second["trial/return"] == 2
+
+
+def test_a_long_trial_has_figures_of_its_first_episodes_only():
+    parts = {name: part[:, :1].expand(-1, 3) for name, part in outcomes(200, 1.0, 0.0).items()}
+    tags = EpisodeMeter(3).update(window(parts, 0, 200)).means()
+    assert f"trial/return_episode_{MOST_PLACES - 1}" in tags
+    assert f"trial/return_episode_{MOST_PLACES}" not in tags
 
 
 def test_trials_of_one_episode_have_no_tags_of_their_own():

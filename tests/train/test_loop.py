@@ -243,7 +243,10 @@ SINGLE = {
     *(f"time/{name}" for name in ("acting_seconds", "learning_seconds")),
     *(f"memory/{name}" for name in ("bytes_per_row", "state_rms_0.hidden", "gate_0.reset", "gate_0.update")),
 }
-TRIAL = {"trial/return", "trial/return_episode_0", "trial/return_episode_1", "trial/return_episode_2"}
+TRIAL = {
+    *(f"trial/{name}" for name in ("return", "gain", "success_gain")),
+    *(f"trial/{name}_episode_{place}" for name in ("return", "success") for place in range(3)),
+}
 
 
 @pytest.mark.parametrize(("trial_steps", "expected"), [(0, SINGLE), (9, SINGLE | TRIAL)], ids=["single", "trials"])
@@ -253,11 +256,11 @@ def test_the_tags_are_those_of_the_design(toys, tmp_path, trial_steps, expected)
     stopped_and_resumed(tmp_path / "run", config, toys.constant_evaluation, 4)
     events = toys.events(tmp_path / "run")
     tags = set(events.Tags()["scalars"])
-    places = {tag for tag in tags if tag.startswith("trial/return_episode_")}
+    places = {tag for tag in tags if "_episode_" in tag}
     assert tags - places == expected - places
     assert expected <= tags
     updates = [PPO.batch_steps * (update + 1) for update in range(6)]
-    for tag in tags - places - {"trial/return"}:
+    for tag in tags - TRIAL - places:
         steps = [event.step for event in events.Scalars(tag)]
         assert steps == (updates[1::2] if tag.startswith("eval/") else updates), tag
     logged = {line["steps"]: line["losses/value_loss"] for line in toys.metrics(tmp_path / "run")}

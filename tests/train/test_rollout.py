@@ -5,6 +5,8 @@ import torch
 
 from mnemic.agents.encoder import EncoderConfig
 from mnemic.agents.policy import Policy
+from mnemic.envs.color_cubes import ColorCubesConfig
+from mnemic.envs.trials import TrialsConfig
 from mnemic.memory import make_config
 from mnemic.memory.core import parts
 from mnemic.train.rollout import collect, rows_of, start
@@ -109,12 +111,17 @@ def test_the_inputs_tell_the_action_and_the_reward_that_led_here(toys):
 
 
 @pytest.mark.parametrize("cut_returns", [True, False])
-@pytest.mark.parametrize("trial_steps", [0, 4, 7, 9, 3])
+@pytest.mark.parametrize("trial_steps", [0, 4, 7, 9, 3, -2])
 @pytest.mark.parametrize("memory", ["lstm", "transformer", "memo"])
 def test_final_observations_are_worth_the_same_without_a_look(toys, memory, trial_steps, cut_returns):
-    """Episodes of up to 4 steps in trials that end with one, or with the next step, or in the middle of one."""
+    """Episodes of up to 4 steps in trials that end with one, or with the next step, or in the middle of one.
+
+    Or (-2) in trials of two episodes, which can be cut off again long before the most steps that a trial can take.
+    """
     torch.manual_seed(0)
-    env = toys.LightConfig(trial_steps=trial_steps).build(50, 0)
+    cubes = ColorCubesConfig(preset="trivial", size=3, horizon=4)
+    config = TrialsConfig(task=cubes, episodes=2) if trial_steps < 0 else toys.LightConfig(trial_steps=trial_steps)
+    env = config.build(50, 0)
     policy = Policy(EncoderConfig(), make_config(memory, width=8), env.observation_space, env.action_space)
     with torch.no_grad():
         policy.out.weight.mul_(10)
