@@ -19,7 +19,9 @@ CONFIGS: list[HeadsConfig] = [
     MemoConfig(**SMALL, segment=10, summaries=3, sets=2),
     MemoConfig(**SMALL, segment=10, summaries=3, summary_gradient=1),
     MemoConfig(**SMALL, segment=10, summaries=3, store="overwrite"),
+    MemoConfig(**SMALL, segment=10, summaries=3, reread=False),
     TransformerConfig(**SMALL, context=16, sink="kv"),
+    TransformerConfig(**SMALL, context=16, sink="k0v0", positions="episode", episode_positions=20),
 ]
 configs = pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
 
