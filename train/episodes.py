@@ -87,16 +87,12 @@ class Finished:
         of_all = {"return": by_tag["charts/episodic_return"]}
         if "success" in self._info:
             of_all["success"] = by_tag["charts/success"]
-        places = (
-            self._by_place(int(highest)) if highest or cut_short else {name: [each] for name, each in of_all.items()}
-        )
+        places = {name: [each] for name, each in of_all.items()}
+        if highest or cut_short:
+            places = self._by_place(int(highest))
         for name, by_place in places.items():
             by_tag |= {f"trial/{name}_episode_{place}": each for place, each in enumerate(by_place[:MOST_PLACES])}
         return Totals({tag: each for tag, each in by_tag.items() if each[1]}, bool(highest or goes_on))
-
-    def means(self) -> dict[str, float]:
-        """Return the mean of everything that ended, by TensorBoard tag."""
-        return means([self.totals()])
 
     def _gain(self, name: str, last_TB: Tensor) -> Tensor:
         """Return the last whole episode minus the first one, where a trial ended, (T, B)."""

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from mnemic.train.episodes import MOST_PLACES, EpisodeMeter
+from mnemic.train.episodes import MOST_PLACES, EpisodeMeter, means
 from mnemic.train.rollout import Window
 
 BATCH = 5
@@ -103,8 +103,8 @@ def test_the_means_by_tag():
         "trial_over_next": torch.tensor([[False], [False], [True]]),
         "success": torch.tensor([[True], [True], [False]]),
     }
-    means = EpisodeMeter(1).update(window(parts, 0, 3)).means()
-    assert means == {
+    found = means([EpisodeMeter(1).update(window(parts, 0, 3)).totals()])
+    assert found == {
         "charts/episodic_return": (1 + 6) / 2,
         "charts/episodic_length": 1.5,
         "charts/success": 0.5,
@@ -128,7 +128,7 @@ def test_trials_show_even_if_a_window_ends_one_episode_of_each():
         "success": torch.ones(2, 3),
     }
     meter = EpisodeMeter(3)
-    first, second = (meter.update(window(parts, t, t + 1)).means() for t in range(2))
+    first, second = (means([meter.update(window(parts, t, t + 1)).totals()]) for t in range(2))
     assert first["trial/return_episode_0"] == 1
     assert "trial/return" not in first
     assert second["trial/return_episode_1"] == 1
@@ -137,7 +137,7 @@ def test_trials_show_even_if_a_window_ends_one_episode_of_each():
 
 def test_a_long_trial_has_figures_of_its_first_episodes_only():
     parts = {name: part[:, :1].expand(-1, 3) for name, part in outcomes(200, 1.0, 0.0).items()}
-    tags = EpisodeMeter(3).update(window(parts, 0, 200)).means()
+    tags = means([EpisodeMeter(3).update(window(parts, 0, 200)).totals()])
     assert f"trial/return_episode_{MOST_PLACES - 1}" in tags
     assert f"trial/return_episode_{MOST_PLACES}" not in tags
 
@@ -145,10 +145,10 @@ def test_a_long_trial_has_figures_of_its_first_episodes_only():
 def test_trials_of_one_episode_have_no_tags_of_their_own():
     parts = outcomes(60)
     parts["trial_over_next"] = parts["terminated_next"] | parts["truncated_next"]
-    means = EpisodeMeter(BATCH).update(window(parts, 0, 60)).means()
-    assert not any(tag.startswith("trial/") for tag in means)
+    found = means([EpisodeMeter(BATCH).update(window(parts, 0, 60)).totals()])
+    assert not any(tag.startswith("trial/") for tag in found)
 
 
 def test_a_window_without_an_end_says_nothing():
     parts = outcomes(10, chance_of_end=0)
-    assert EpisodeMeter(BATCH).update(window(parts, 0, 10)).means() == {}
+    assert means([EpisodeMeter(BATCH).update(window(parts, 0, 10)).totals()]) == {}

@@ -10,12 +10,14 @@ import torch
 
 from mnemic.agents.checkpoint import load_policy
 from mnemic.envs import make_config as make_env
+from mnemic.envs.endless_tmaze import EndlessTMazeConfig
+from mnemic.envs.trials import TrialsConfig
 from mnemic.eval.protocol import evaluate
 from mnemic.kernels import backend
 from mnemic.memory import MEMORIES, make_config
 from mnemic.memory.core import map_state, parts
 from mnemic.train.capture import ActingGraph, LearningGraph, StepGraph
-from mnemic.train.episodes import EpisodeMeter
+from mnemic.train.episodes import EpisodeMeter, means
 from mnemic.train.loop import act, improve, train, update
 from mnemic.train.ppo import DivergedError
 from mnemic.train.recipes import endless_tmaze_lstm
@@ -188,13 +190,15 @@ def test_a_resumed_run_goes_on_where_it_stopped(tmp_path):
         assert resumed.optimizer.state[resumed.policy.out.weight]["step"].item() == 3 * 4
 
 
-def test_episodes_are_metered_on_the_device():
-    training = Training(small())
-    here, there = EpisodeMeter(64), EpisodeMeter(64)
+@pytest.mark.parametrize("env", [EndlessTMazeConfig(), TrialsConfig(task=EndlessTMazeConfig(), steps=40)], ids=str)
+def test_episodes_are_metered_on_the_device(env):
+    training = Training(small(env=env))
+    here, there = (EpisodeMeter(64, training.env.cut_below) for _ in range(2))
     for _ in range(4):
         window = act(training)
         on_cpu: Callable[[torch.Tensor], torch.Tensor] = torch.Tensor.cpu
-        assert here.update(window).means() == pytest.approx(there.update(map_state(on_cpu, window)).means(), rel=1e-12)
+        said = [meter.update(seen).totals() for meter, seen in ((here, window), (there, map_state(on_cpu, window)))]
+        assert means(said[:1]) == pytest.approx(means(said[1:]), rel=1e-12)
     assert here.state["episode_return"].is_cuda
 
 
