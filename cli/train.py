@@ -13,6 +13,7 @@ from pathlib import Path
 from ..agents.policy import Policy
 from ..eval.protocol import evaluate
 from ..train.config import TrainConfig
+from ..train.history import check_trials
 from ..train.loop import Result
 from ..train.loop import train as train_run
 from ..train.ranks import Launch, Ranks, together
@@ -102,6 +103,7 @@ def _about(config: TrainConfig, launch: Launch) -> str:
             env.action_space,
             separate_critic=config.separate_critic,
         )
+        check_trials(config.ppo, env)
         policy.check_episodes(env.episode_steps)
     finally:
         env.close()
@@ -116,6 +118,9 @@ def _about(config: TrainConfig, launch: Launch) -> str:
     ]
     if config.ppo.wait_for < 1 and launch.world == 1:
         lines.insert(0, "note: --ppo.wait-for cuts short the windows of other ranks, and there are none")
+    if 0 < config.ppo.recompute < (env.trial_steps or 0) - config.ppo.window:
+        again = f"goes through {config.ppo.recompute} steps before a window again (--ppo.recompute)"
+        lines.insert(0, f"note: learning {again}, and a trial takes up to {env.trial_steps}")
     if config.ppo.cut_returns and env.many_episodes:
         lines.insert(0, "note: a trial holds many episodes; --ppo.no-cut-returns counts what one teaches the next")
     context = getattr(config.memory, "context", None)
