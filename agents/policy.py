@@ -5,6 +5,7 @@ Shapes: T time, B rows, D features, A numbers that describe an action distributi
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Hashable
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..memory.core import MemoryConfig, State, count_parameters
+from ..memory.core import Core, MemoryConfig, State, count_parameters
 from ..memory.pair import Pair
 from .encoder import Encoder, EncoderConfig, EncoderPair, Inputs, boxes
 from .heads import build_head
@@ -67,6 +68,13 @@ class Policy(nn.Module):
     def device(self) -> torch.device:
         """Where the weights live."""
         return self.out.weight.device
+
+    def with_core(self, core: Core) -> Policy:
+        """Return a policy with another core in the place of its own; all weights are shared."""
+        other = copy.copy(self)
+        other._modules = dict(self._modules)  # a copy of a module shares its table of parts
+        other.core = core
+        return other
 
     def initial_memory(self, batch: int) -> State:
         """Return the memory of rows that remember nothing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.status import Status
 
 from ..envs import ENVS
+from ..eval import stream_bench
+from ..eval.stream_bench import Trunk
 from ..kernels import benches
 from ..kernels.measure import Timing, copy_bandwidth, matmul_rate
 from ..train.config import TrainConfig
@@ -24,6 +26,7 @@ WHAT = {
     "kernels": "[OP ..] each kernel: time, share of what the device can do, ratio to peers",
     "train": "steps per second of training by memory, rows and width, or beside another project",
     "envs": "[NAME ..] steps per second of the environments alone",
+    "stream": "[CASE ..] bytes, operations and latency of a step late in a long trial, beside full context",
     "page": "F.json .. puts reports into the tables of a page",
 }
 
@@ -51,7 +54,7 @@ class Output:
                 raise ValueError(f"{name} is {' '.join(map(str, getattr(self, name)))}; each must be at least 1")
 
 
-_LEAST = (("threads", 0), ("turns", 1), ("windows", 1), ("steps", 1))
+_LEAST = (("threads", 0), ("turns", 1), ("windows", 1), ("steps", 1), ("timed", 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +101,13 @@ def bench(argv: list[str]) -> int:
             print("\n  mnemic bench WHAT --help   all flags")
             return 0
         raise ValueError(f"say what to measure: `mnemic bench kernels`; choose one of {', '.join(WHAT)}")
-    command = {"kernels": bench_kernels, "train": bench_train, "envs": bench_envs, "page": bench_page}
+    command = {
+        "kernels": bench_kernels,
+        "train": bench_train,
+        "envs": bench_envs,
+        "stream": bench_stream,
+        "page": bench_page,
+    }
     return command[choose("benchmark", what, WHAT)](rest)
 
 
@@ -167,6 +176,50 @@ def bench_envs(argv: list[str]) -> int:
                     speed = env_speed(choices.env_config(name), rows, device, steps=options.steps)
                     row |= speed._asdict()
                     row["of_copy"] = speed.steps_per_second * speed.bytes / report.limits["copy"]
+                except (RuntimeError, ValueError) as error:  # too large for the device, for one
+                    row["failure"] = benches.reason(error)
+                report.rows.append(row)
+    return _finish(report, options, progress)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchStreamOptions(Output):
+    """What a step costs late in a long trial: memories on one trunk, beside full context."""
+
+    steps: int = 32_000
+    """Step of the trial at which it is measured."""
+    rows: tuple[int, ...] = (1, 16)
+    """Environments side by side, one or more numbers."""
+    timed: int = 512
+    """The last so many steps are timed."""
+    capture: bool = True
+    """Record steps as CUDA graphs, on a GPU."""
+    trunk: Trunk = field(default_factory=Trunk)
+    """The layers that all memories share, and how much each remembers."""
+
+
+def bench_stream(argv: list[str]) -> int:
+    """Measure what a step costs late in a long trial."""
+    wanted, rest = flags.take_words(argv)
+    options = flags.parse(BenchStreamOptions(), rest, prog="mnemic bench stream [CASE ..]")
+    names = stream_bench.names_of([choose("case", name, stream_bench.CASES) for name in wanted])
+    configs = options.trunk.configs(options.steps)
+    stream_bench.check_steps(options.steps, options.timed)
+    device = _device(options)
+    report, trunk = begin("stream", device, ["stream", *argv]), options.trunk
+    setting = f"step {options.steps:,} of a trial, {trunk.depth} layers of {trunk.width}, MLP of {trunk.mlp}"
+    with _Progress() as progress:
+        for rows in options.rows:
+            full: stream_bench.Cost | None = None
+            for name in names:
+                progress.say(f"{name}, {rows:,} rows")
+                row: Row = {"setting": setting, "name": name, "what": stream_bench.CASES[name], "environments": rows}
+                try:
+                    cost = stream_bench.cost_of(
+                        configs[name], options.steps, rows, device, timed=options.timed, capture=options.capture
+                    )
+                    full = cost if name == "full" else full
+                    row |= dataclasses.asdict(cost) | stream_bench.compared(name, cost, full, device)
                 except (RuntimeError, ValueError) as error:  # too large for the device, for one
                     row["failure"] = benches.reason(error)
                 report.rows.append(row)

@@ -30,7 +30,7 @@ class Report:
     """What one benchmark found on one device."""
 
     what: str
-    """kernels, train, peers or envs."""
+    """kernels, train, peers, envs or stream."""
     device: str
     """In words."""
     kind: str
@@ -154,6 +154,43 @@ ENVS: list[Column] = [
     ("of copy", lambda row: _share(row.get("of_copy"))),
     ("how", lambda row: row.get("how", "")),
 ]
+STREAM: list[Column] = [
+    ("", lambda row: row["name"]),
+    ("rows", lambda row: f"{row['environments']:,}"),
+    ("entries", lambda row: "failed" if "failure" in row else f"{row['entries']:,}"),
+    ("MB per row", lambda row: _scaled(row.get("bytes"), 1e6)),
+    ("of full", lambda row: _part(row.get("bytes_of_full"))),
+    ("MFLOP", lambda row: _scaled(row.get("flops"), 1e6)),
+    ("counted", lambda row: f"{row['flops_counted'] / row['flops'] - 1:+.1%}" if "flops" in row else ""),
+    ("+ settling", lambda row: _scaled(row.get("settling"), 1e6)),
+    ("trial's average", lambda row: _scaled(row.get("flops_average"), 1e6)),
+    ("of full", lambda row: _part(row.get("flops_average_of_full"))),
+    ("ms", lambda row: _scaled(row.get("median"), 1e-3)),
+    ("p99", lambda row: _scaled(row.get("p99"), 1e-3)),
+    ("mean", lambda row: _scaled(row.get("mean"), 1e-3)),
+    ("of full", lambda row: _part(row.get("median_of_full"))),
+    ("asked", lambda row: _asked(row)),
+]
+
+
+def _scaled(value: float | None, unit: float) -> str:
+    return "" if not value else _number(value / unit)
+
+
+def _part(value: float | None) -> str:
+    """Return a part as one over a number, which is how often it fits."""
+    if not value or value == 1:
+        return ""
+    return f"1/{_number(1 / value)}" if value < 1 else f"{_number(value)}x"
+
+
+def _asked(row: Row) -> str:
+    """Return what is asked of a memory at most, and whether it is met."""
+    words = {"bytes": "bytes", "median": "ms"}
+    return ", ".join(
+        f"{words[key]} {_part(most)}: {'met' if row['met'][key] else 'not met'}"
+        for key, most in row.get("asked", {}).items()
+    )
 
 
 @dataclass(frozen=True)
@@ -172,7 +209,7 @@ def tables(report: Report) -> list[Table]:
     Raises:
         ValueError: a report of something else.
     """
-    columns = {"kernels": KERNELS, "train": TRAIN, "peers": PEERS, "envs": ENVS}
+    columns = {"kernels": KERNELS, "train": TRAIN, "peers": PEERS, "envs": ENVS, "stream": STREAM}
     found = columns[choose("report", report.what, columns)]
     groups: dict[str, list[Row]] = {}
     for row in report.rows:

@@ -14,6 +14,7 @@ from ..envs.trials import TrialsConfig
 from ..kernels import backend
 from ..memory import MEMORIES
 from ..memory import make_config as make_memory
+from ..memory.caches import CACHES
 from ..memory.core import MemoryConfig
 from ..train.config import TrainConfig
 from ..train.recipes import RECIPES
@@ -31,6 +32,11 @@ def envs() -> dict[str, str]:
 def memories() -> dict[str, str]:
     """Return the memory cores."""
     return {name: kind.summary for name, kind in MEMORIES.items()}
+
+
+def caches() -> dict[str, str]:
+    """Return the cache policies."""
+    return {name: kind.summary for name, kind in CACHES.items()}
 
 
 def recipes() -> dict[str, str]:
@@ -55,6 +61,7 @@ def kernels() -> dict[str, str]:
 KINDS: dict[str, Callable[[], dict[str, str]]] = {
     "envs": envs,
     "memories": memories,
+    "caches": caches,
     "recipes": recipes,
     "kernels": kernels,
 }

@@ -11,7 +11,7 @@ from ..envs.step import EnvConfig
 from ..eval.protocol import play_episodes
 from ..train.config import TrainConfig
 from ..train.run import RunFolder
-from . import choices, flags
+from . import choices, flags, stream
 from .played import draw, show
 from .players import PLAYERS, evaluate_player
 from .runs import checkpoint_of, open_run
@@ -53,11 +53,16 @@ class _Options(EvalOptions):
 
 
 def evaluate(argv: list[str]) -> int:
-    """Evaluate a run, or another player of a task."""
+    """Evaluate a run, by fresh episodes or by streams where flags ask for these; or another player of a task."""
     if argv and argv[0] in PLAYERS:
         return evaluate_player(argv)
+    if any(word in flags.HELP for word in argv) and not stream.is_wanted(argv):
+        print("Streams under cache policies have flags of their own: `mnemic eval RUN --cache full --help`\n")
     folder, config, rest = open_run(argv, "eval", EvalOptions())
-    options = flags.parse(_Options(env=config.env), rest, prog=f"mnemic eval {folder.path}")
+    if stream.is_wanted(rest):
+        return stream.evaluate_streams(folder, config, rest)
+    prog = f"mnemic eval {folder.path}"
+    options = flags.parse(_Options(env=config.env), rest, prog=prog, also=stream.FLAGS)
     choices.check_device(options.device)
     evaluate_run(folder, config, options, options.env)
     return 0

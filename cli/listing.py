@@ -11,7 +11,7 @@ from .names import choose
 
 
 def listing(argv: list[str]) -> int:
-    """Print the environments, memories, recipes and kernels, or one of these."""
+    """Print the environments, memories, caches, recipes and kernels, or one of these."""
     if any(word in flags.HELP for word in argv):
         print(f"usage: mnemic list [{'|'.join(choices.KINDS)}]\n\nWhat there is, each with one line on what it is.")
         return 0

@@ -69,6 +69,37 @@ def bootstrap_mean(
     return _percentiles(value, means, level)
 
 
+def bootstrap_ratio(
+    sums: Array | Sequence[float],
+    counts: Array | Sequence[float],
+    *,
+    resamples: int = 2_000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Return the mean of all samples from the sums and counts of groups, with its interval: whole groups are drawn.
+
+    This is `bootstrap_mean` for who has kept the sums alone. Draws in which there is no sample do not count.
+
+    Args:
+        sums: of the samples of each group.
+        counts: how many samples each group has; 0 for a group without any.
+        resamples: draws.
+        level: the share of draws inside the interval.
+        seed: of the draws.
+
+    Returns:
+        The mean, NaN where there is no sample, and its range, NaN where there is one group.
+    """
+    total, number = _numbers(sums), _numbers(counts)
+    value = float(total.sum() / number.sum()) if number.any() else math.nan
+    if len(total) == 1 or math.isnan(value):
+        return Interval(value, math.nan, math.nan)
+    drawn = np.random.default_rng(seed).integers(len(total), size=(resamples, len(total)))
+    held = number[drawn].sum(1)
+    return _percentiles(value, total[drawn].sum(1)[held > 0] / held[held > 0], level)
+
+
 def wilson(successes: float, trials: int, *, level: float = 0.95) -> Interval:
     """Return a rate with its score interval, which holds near 0 and 1 too (Wilson 1927, JASA 22:209).
 

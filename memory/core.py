@@ -127,6 +127,16 @@ class Core(nn.Module, ABC):
         """
         return state
 
+    judges: bool = False
+    """What the core keeps depends on `judge`. Where this is false, there is no need to call it."""
+
+    def judge(self, state: State, surprise_B: Tensor) -> State:
+        """Take in how surprising the step just taken turned out to be, (B,), before the next step; higher is more.
+
+        It can be captured in a CUDA graph, and the caller gives the state up.
+        """
+        return state
+
     def gates(self, x_BD: Tensor, state: State, start_B: Tensor) -> dict[str, Tensor]:
         """Return how open each kind of gate is at a step, by name, any shape in 0..1; what a step takes, it takes.
 

@@ -73,12 +73,19 @@ class EpisodicStack(Stack):
     def _step(
         self, form: str, x_BD: Tensor, state: EpisodicState, start_B: Tensor, episode_B: Tensor | None
     ) -> tuple[Tensor, EpisodicState]:
-        step_B, number_B = state.places
+        x_BD, number_B, places = self.enter(x_BD, state.places, start_B, episode_B)
+        y_BD, layers = self._run(form, x_BD, state.layers, start_B, number_B)
+        return y_BD, EpisodicState(layers, places)
+
+    def enter(
+        self, x_BD: Tensor, places: Places, start_B: Tensor, episode_B: Tensor | None
+    ) -> tuple[Tensor, Tensor, Places]:
+        """Return what goes into the layers at a step, the number of its episode, and where rows are after it."""
+        step_B, number_B = places
         if episode_B is not None:
             number_B, step_B = number_B + episode_B, torch.where(episode_B, 0, step_B)
         number_B, step_B = torch.where(start_B, 0, number_B), torch.where(start_B, 0, step_B)
-        y_BD, layers = self._run(form, self._placed(x_BD, step_B), state.layers, start_B, number_B)
-        return y_BD, EpisodicState(layers, Places(step_B + 1, number_B))
+        return self._placed(x_BD, step_B), number_B, Places(step_B + 1, number_B)
 
     def unroll(
         self, x_TBD: Tensor, state: EpisodicState, start_TB: Tensor, episode_TB: Tensor | None = None

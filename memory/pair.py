@@ -28,6 +28,7 @@ class Pair(Core):
         super().__init__(actor.width + critic.width)
         self.actor, self.critic = actor, critic
         self.settles = actor.settles or critic.settles
+        self.judges = actor.judges or critic.judges
         self.draws_plans = actor.draws_plans or critic.draws_plans
         self.episodic = actor.episodic or critic.episodic
 
@@ -79,6 +80,10 @@ class Pair(Core):
     def settle(self, state: PairState) -> PairState:
         """Settle both."""
         return PairState(*(core.settle(part) for core, part in self._both(state)))
+
+    def judge(self, state: PairState, surprise_B: Tensor) -> PairState:
+        """Tell both."""
+        return PairState(*(core.judge(part, surprise_B) for core, part in self._both(state)))
 
     def gates(self, x_BD: Tensor, state: PairState, start_B: Tensor) -> dict[str, Tensor]:
         """Return the gates of both, each named by whose they are."""

@@ -11,10 +11,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..agents.graph import Graph, rehearse, write
 from ..agents.policy import Policy
 from ..envs.step import Env
 from ..memory.core import map_state
-from .capture import Graph, rehearse, write
 from .rollout import Acting, Moment, Window, act_once, copied, window_of
 
 LONGEST = 256

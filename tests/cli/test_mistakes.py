@@ -99,7 +99,7 @@ def complaint(argv: list[str], capsys: pytest.CaptureFixture[str], code: int = 2
         ("eval nowhere", ["nowhere is not a run folder"]),
         ("play", ["a run folder comes first", "mnemic play RUN"]),
         ("play .", ["it has no config.json"]),
-        ("list everything", ["unknown list 'everything'", "envs, memories, recipes"]),
+        ("list everything", ["unknown list 'everything'", "envs, memories, caches, recipes"]),
         ("list envs memories", ["one word, 2 came"]),
         ("bench", ["say what to measure"]),
         ("bench trane", ["unknown benchmark 'trane'", "choose one of train"]),

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mnemic.agents.encoder import EncoderConfig
+from mnemic.agents.graph import write
 from mnemic.agents.policy import Policy
 from mnemic.memory import make_config
 from mnemic.memory.core import Core, map_state, parts
@@ -384,7 +385,7 @@ def test_what_cannot_be_compiled_says_so_and_runs(toys, monkeypatch):
 
 def test_writing_reads_before_it_overwrites():
     a, b, c = torch.tensor([1.0]), torch.tensor([2.0]), torch.tensor([3.0])
-    capture.write((a, b, c), (b, a, c + 1))
+    write((a, b, c), (b, a, c + 1))
     assert (a.item(), b.item(), c.item()) == (2, 1, 4)
 
 
