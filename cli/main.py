@@ -27,6 +27,9 @@ COMMANDS = {
     "resume": Command("RUN", "go on with a run that was stopped", ".train", "resume"),
     "eval": Command("RUN [flags]", "play fresh episodes and say how sure the figures are", ".evaluate", "evaluate"),
     "play": Command("RUN [flags]", "watch an agent in the terminal, or as a GIF", ".play", "play"),
+    "report": Command(
+        "RUN.. [flags]", "runs side by side: tables with intervals, curves, one page", ".report", "report"
+    ),
     "list": Command("[WHAT]", "what there is: envs, memories, recipes, kernels", ".listing", "listing"),
     "bench": Command("WHAT [flags]", "measure kernels, training or environments, beside others", ".bench", "bench"),
 }

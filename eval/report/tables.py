@@ -1,0 +1,263 @@
+"""The tables of a report: the same for the page, for Markdown and for the terminal."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from ..statistics import Interval, difference, probability_of_improvement
+from .group import Entry, Task, differing, words
+from .measure import HOLD, Scores, about, by_episode, elsewhere, median_of, over_seeds, own_evaluation, reached
+from .runs import Run
+
+FEW = 5  # a report says so where there are fewer seeds
+MOST_PAIRS = 45  # ten entries; of more, each is compared with the best only
+
+
+@dataclass(frozen=True)
+class Table:
+    """Words in rows, ready to be shown."""
+
+    title: str
+    header: list[str]
+    lines: list[list[str]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class View:
+    """A task and what is asked about it."""
+
+    task: Task
+    scores: Scores
+    threshold: float | None
+    published: Mapping[str, str]
+    """By the name of an entry."""
+
+
+def results(view: View) -> Table:
+    """Return the final figures of every entry."""
+    main, *others = view.scores.figures
+    published = [entry.name for entry in view.task.entries if entry.name in view.published]
+    header = ["entry", "seeds", main, "mean", *others] + ["published"] * bool(published)
+    lines = []
+    for entry in view.task.entries:
+        found = view.scores.by_entry[entry.name]
+        line = [entry.name, seeds(len(found[main])), interval(over_seeds(found[main])), number(_mean(found[main]))]
+        line += [interval(over_seeds(found[name])) for name in others]
+        lines.append(line + [view.published.get(entry.name, "")] * bool(published))
+    note = (
+        f"Final figures: {view.scores.source}. Interquartile mean over seeds with its stratified bootstrap "
+        "95 % interval; of fewer than 4 seeds nothing is trimmed, so it is the mean."
+    )
+    return Table("Final figures", header, lines, note)
+
+
+def cost(view: View) -> Table:
+    """Return what every entry took: steps, time, memory, and when it came to the threshold."""
+    header = ["entry", "steps", "seconds", "steps/s", "parameters", "memory per row"]
+    main, level = view.scores.figure, view.threshold
+    if level is not None:
+        header += [f"held {main} ≥ {level:g}", "steps until then", "seconds until then"]
+    header.append("device")
+    lines = []
+    for entry in view.task.entries:
+        runs = entry.runs
+        rates = [median_of(run.series("charts/sps").values.tolist()) for run in runs]
+        sizes = [max(run.series("memory/bytes_per_row").values.tolist(), default=math.nan) for run in runs]
+        parameters = sorted({run.about["parameters"] for run in runs if "parameters" in run.about})
+        line = [
+            entry.name,
+            spread([run.steps for run in runs if run.lines]),
+            spread([run.seconds for run in runs if run.lines]),
+            number(median_of(rates)),
+            " and ".join(f"{count:,}" for count in parameters),
+            size(median_of(sizes)),
+        ]
+        if level is not None:
+            held = [found for run in runs if (found := reached(run, main, level))]
+            line.append(f"{len(held)} of {len(runs)}")
+            line += [spread([found.steps for found in held]), spread([found.seconds for found in held])]
+        lines.append([*line, ", ".join(about(runs, "device"))])
+    note = (
+        "Medians over seeds, and the lowest and highest. Seconds are of acting and learning; evaluations are not "
+        "counted. Memory is what one environment's memory takes at the end of a trial."
+    )
+    if level is not None:
+        note += (
+            f" {main} ≥ {level:g} is held where {HOLD} evaluations in a row show it, or where the evaluation that "
+            "ended the run as solved does; the first of them counts."
+        )
+    return Table("Cost", header, lines, note)
+
+
+def pairs(view: View) -> Table | None:
+    """Return how entries compare with each other; None where there is but one."""
+    found = {name: each[view.scores.figure] for name, each in view.scores.by_entry.items()}
+    ranked = sorted((name for name in found if found[name]), key=lambda name: -over_seeds(found[name], 1).value)
+    if len(ranked) < 2:
+        return None
+    compared = list(combinations(ranked, 2))
+    if len(compared) > MOST_PAIRS:
+        compared = [(ranked[0], other) for other in ranked[1:]]
+    lines = [
+        [
+            better,
+            other,
+            interval(probability_of_improvement(found[better], found[other])),
+            interval(difference(found[better], found[other])),
+        ]
+        for better, other in compared
+    ]
+    note = (
+        "P: how likely a run of the first scores higher than one of the second, a tie counting half; difference: of "
+        "their interquartile means. Bootstrap 95 % intervals over seeds; with few seeds they are too narrow."
+    )
+    header = ["entry", "beside", f"P(higher {view.scores.figure})", "difference"]
+    return Table("Comparison", header, lines, note)
+
+
+def trials(view: View) -> list[Table]:
+    """Return figures by the place of the episode in its trial, a table for each figure."""
+    made = []
+    for figure in ("return", "success"):
+        columns = {entry.name: by_episode(entry, figure) for entry in view.task.entries}
+        columns = {name: column for name, column in columns.items() if column}
+        if columns:
+            longest = max(map(len, columns.values()))
+            lines = [
+                [str(place + 1), *(interval(c[place]) if place < len(c) else "" for c in columns.values())]
+                for place in range(longest)
+            ]
+            made.append(Table(f"{figure} by episode in the trial", ["episode", *columns], lines))
+    return made
+
+
+def other_tasks(view: View) -> Table | None:
+    """Return what evaluations on other options of the task found; None where there are none."""
+    found: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for entry in view.task.entries:
+        for run in entry.runs:
+            for said, evaluation in elsewhere(run).items():
+                for name, figure in evaluation.figures.items():
+                    found.setdefault((said, entry.name), {}).setdefault(name, []).append(figure.value)
+    if not found:
+        return None
+    figures = list(dict.fromkeys([*view.scores.figures, *(name for each in found.values() for name in each)]))
+    figures = [name for name in figures if any(name in each for each in found.values())]
+    lines = [
+        [
+            said,
+            entry,
+            seeds(max(map(len, each.values()))),
+            *(interval(over_seeds(each.get(name, []))) for name in figures),
+        ]
+        for (said, entry), each in sorted(found.items())
+    ]
+    return Table("Evaluated elsewhere, without training there", ["what is other", "entry", "seeds", *figures], lines)
+
+
+def settings(view: View) -> Table | None:
+    """Return the options in which entries differ; None where there is but one."""
+    each = [entry.settings for entry in view.task.entries]
+    options = differing(each)
+    if not options:
+        return None
+    lines = [
+        [entry.name, *("" if option not in own else words(option, own) for option in options)]
+        for entry, own in zip(view.task.entries, each, strict=True)
+    ]
+    return Table("In what the entries differ", ["entry", *options], lines)
+
+
+def runs(view: View) -> Table:
+    """Return every run."""
+    main, level = view.scores.figure, view.threshold
+    header = ["run", "entry", "seed", "steps", "seconds", main, *(["steps until held"] if level is not None else [])]
+    lines = []
+    for entry in view.task.entries:
+        for run in entry.runs:
+            own = own_evaluation(run)
+            shown = interval(own.figures[main]) if own and main in own.figures else ""
+            line = [str(run.path), entry.name, str(run.seed), f"{run.steps:,}", f"{run.seconds:,.1f}", shown]
+            if level is not None:
+                line.append(number(found.steps) if (found := reached(run, main, level)) else "never")
+            dates, versions, devices = (", ".join(about([run], name)) for name in ("date", "version", "device"))
+            lines.append([*line, dates, versions, devices])
+    note = f"{main}: of `mnemic eval` on the run's own task, with its 95 % interval over episodes."
+    return Table("Runs", [*header, "date", "version", "device"], lines, note)
+
+
+def commands(entry: Entry) -> list[str]:
+    """Return the commands that train an entry's runs, each once: without their folders, and with S for the seed."""
+    found: dict[str, list[int]] = {}
+    for run in entry.runs:
+        if command := run.about.get("command"):
+            found.setdefault(_without(command, ("--run", "--seed")), []).append(run.seed)
+    return [f"{command} --seed S        # S = {', '.join(map(str, seeds))}" for command, seeds in found.items()]
+
+
+def _without(command: str, flags: Sequence[str]) -> str:
+    words, kept = iter(shlex.split(command)), []
+    for word in words:
+        if word in flags:
+            next(words, None)
+        elif not word.startswith(tuple(f"{flag}=" for flag in flags)):
+            kept.append(word)
+    return shlex.join(kept)
+
+
+def unfinished(run: Run) -> str:
+    """Return a line on a run that ended before its steps were done; empty for one that did not."""
+    wanted = run.config.get("steps", 0)
+    if run.solved or not run.lines or run.steps >= wanted:
+        return ""
+    return f"{run.path} has {run.steps:,} of its {wanted:,} steps"
+
+
+def seeds(count: int) -> str:
+    """Return the number of seeds, and whether they are few."""
+    return f"{count}{' (fewer than 5)' if count < FEW else ''}"
+
+
+def number(value: float) -> str:
+    """Return a number with as many digits as it deserves; nothing for NaN."""
+    if not math.isfinite(value):
+        return ""
+    if abs(value) >= 10_000:
+        return f"{value:,.0f}"
+    return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3f}"
+
+
+def interval(figure: Interval) -> str:
+    """Return a figure with its interval, as far as there is one."""
+    between = "" if math.isnan(figure.low) else f" ({number(figure.low)} to {number(figure.high)})"
+    return number(figure.value) + between
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return the median, and the lowest and highest where they differ."""
+    if not values:
+        return ""
+    digits = 0 if min(values) >= 100 else 1
+    whole = [f"{value:,.{digits}f}" for value in (median_of(values), min(values), max(values))]
+    return whole[0] if whole[1] == whole[2] else f"{whole[0]} ({whole[1]} to {whole[2]})"
+
+
+def size(value: float) -> str:
+    """Return bytes in a unit that fits."""
+    if not math.isfinite(value):
+        return ""
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.2f} GiB"
+
+
+def _mean(values: Iterable[float]) -> float:
+    known = list(values)
+    return sum(known) / len(known) if known else math.nan
