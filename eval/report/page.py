@@ -50,10 +50,10 @@ def page(title: str, heading: str, views: Sequence[View], notes: Sequence[str]) 
     anchors = [f"task-{number}" for number in range(1, len(views) + 1)]
     entries = ["; ".join(entry.name for entry in view.task.entries) for view in views]
     contents = "".join(
-        f'<li><a href="#{anchor}">{escape(view.task.title)}</a>: {escape(names)}'
+        f'<li><a href="#{anchor}">{escape(view.task.title)}</a>: {escape(names)}</li>'
         for anchor, view, names in zip(anchors, views, entries, strict=True)
     )
-    told = "".join(f"<li>{escape(note)}" for note in notes)
+    told = "".join(f"<li>{escape(note)}</li>" for note in notes)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'

@@ -118,7 +118,7 @@ def read(path: Path) -> Run:
     config = _json(path / "config.json")
     parts = ("env", "memory", "ppo")
     named = isinstance(config, dict) and all(isinstance(config.get(part), dict) for part in parts)
-    if not named or not isinstance(config.get("seed"), int):
+    if not named or not isinstance(config.get("seed"), int) or "name" not in config["memory"]:
         raise ValueError(f"{path} is not a run folder: its config.json lacks {', '.join(parts)} or a seed")
     about = path / "about.json"
     return Run(
