@@ -32,6 +32,8 @@ class ReportOptions:
     """What the runs are judged by: success, return, ..; empty: the return of a trial, or success, or the return."""
     threshold: float | None = None
     """A level of that figure: how many runs reach it and hold it for three evaluations, and after how many steps."""
+    reference: tuple[str, ...] = ()
+    """What players that do not learn reach on a task, as files of `mnemic eval oracle --json FILE`: shown as levels."""
     published: tuple[str, ...] = ()
     """Figures to show beside ours, as ENTRY=FIGURE: "memo=95.1 (arXiv 2510.19732)"."""
 
@@ -74,18 +76,40 @@ def look(paths: list[str], options: ReportOptions) -> tuple[list[tables.View], l
     if not found:
         raise ValueError(f"{empty[0].path} has no figures yet; train it on, or name another run")
     tasks, notes = group.group(found)
+    published, references = _published(options, tasks), _references(options, tasks)
+    notes += [f"{run.path} is left out: it has no figures yet" for run in empty]
+    kept = [run for task in tasks for entry in task.entries for run in entry.runs]
+    notes += [said for run in kept if (said := tables.unfinished(run))]
+    views = [
+        tables.View(task, measure.scores(task, options.figure), options.threshold, published, references[task.title])
+        for task in tasks
+    ]
+    return views, notes
+
+
+def _published(options: ReportOptions, tasks: list[group.Task]) -> dict[str, str]:
     names = [entry.name for task in tasks for entry in task.entries]
-    published = {}
+    found = {}
     for word in options.published:
         name, equals, figure = word.partition("=")
         if not equals:
             raise ValueError(f"--published takes ENTRY=FIGURE, {word!r} came; entries are {', '.join(names)}")
-        published[choose("entry", name, names)] = figure
-    notes += [f"{run.path} is left out: it has no figures yet" for run in empty]
-    kept = [run for task in tasks for entry in task.entries for run in entry.runs]
-    notes += [said for run in kept if (said := tables.unfinished(run))]
-    views = [tables.View(task, measure.scores(task, options.figure), options.threshold, published) for task in tasks]
-    return views, notes
+        found[choose("entry", name, names)] = figure
+    return found
+
+
+def _references(options: ReportOptions, tasks: list[group.Task]) -> dict[str, dict[str, runs.Evaluation]]:
+    """Return what players reach, by the title of the task and the name of the player."""
+    found: dict[str, dict[str, runs.Evaluation]] = {task.title: {} for task in tasks}
+    for name in options.reference:
+        player, evaluation = runs.reference(Path(name))
+        fits = [task.title for task in tasks if task.env == evaluation.env]
+        if not fits:
+            raise ValueError(
+                f"--reference {name}: no run was trained on its task, {group.label(evaluation.env)}, as it is"
+            )
+        found[fits[0]][player] = evaluation
+    return found
 
 
 def _file(name: str, flag: str, suffix: str) -> Path | None:
@@ -104,11 +128,12 @@ def _show(views: list[tables.View], notes: list[str]) -> None:
     console = Console(highlight=False)
     for view in views:
         console.print(Text(view.task.title, style="bold"), soft_wrap=True)
-        for found in (tables.results(view), tables.cost(view)):
-            widths = [max(map(len, column)) for column in zip(found.header, *found.lines, strict=True)]
-            kept = [place for place in range(len(widths)) if any(line[place] for line in found.lines)]
-            for line in (found.header, *found.lines):
-                cells = (line[place].rjust(widths[place]) if place else line[0].ljust(widths[0]) for place in kept)
+        for found in (tables.results(view).filled(), tables.cost(view).filled()):
+            shown = [found.header, *found.lines]
+            widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+            for line in shown:
+                first, *others = zip(line, widths, strict=True)
+                cells = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]
                 console.print(Text("  ".join(cells), style="dim" if line is found.header else ""), soft_wrap=True)
             console.print()
     for note in notes:

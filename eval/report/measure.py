@@ -93,11 +93,16 @@ def elsewhere(run: Run) -> dict[str, Evaluation]:
 
 def elsewhere_words(run: Run, found: Evaluation) -> str:
     """Return in what an evaluation differs from the training of its run; empty where in nothing."""
-    before, now = flat(run.config["env"]), flat(found.env)
-    told = [words(name, now) for name in now if repr(now[name]) != repr(before.get(name, now[name]))]
+    told = env_words(run, found.env)
     told += ["sampled actions"] * bool(found.options.get("sample"))
     told += [f"at most {steps:,} steps"] if (steps := found.options.get("steps")) else []
     return ", ".join(told)
+
+
+def env_words(run: Run, env: dict[str, Any]) -> list[str]:
+    """Return the options of a task that are not those which a run was trained on, in words."""
+    before, now = flat(run.config["env"]), flat(env)
+    return [words(name, now) for name in now if repr(now[name]) != repr(before.get(name, now[name]))]
 
 
 def _best(evaluations: Iterable[Evaluation]) -> Evaluation | None:

@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from html import escape
 
-from . import tables
+from . import streams, tables
 from .group import words
-from .measure import Curve, by_episode, curve, tag_of
+from .measure import Curve, curve, tag_of
 from .picture import Line, chart
 from .tables import Table, View
 
@@ -71,9 +71,11 @@ def _task(anchor: str, view: View) -> str:
     shown: list[str] = [f'<h2 id="{anchor}">{escape(view.task.title)}</h2><p class="soft">{escape(options)}</p>']
     shown += [_table(tables.results(view)), _table(tables.cost(view))]
     shown.append(_curves(view))
-    for found in tables.trials(view):
-        shown += [_trial_chart(view, found.title.split()[0]), _table(found, titled=False)]
+    shown.append(_trials(view))
     shown += [_table(found) for found in (tables.pairs(view), tables.other_tasks(view)) if found]
+    for kind in streams.kinds(view.task.entries):
+        shown += [_table(streams.table(kind)), f'<div class="charts">{"".join(streams.charts(kind))}</div>']
+        shown.append(_folded(streams.by_time(kind)))
     shown.append(_commands(view))
     shown += [_folded(found) for found in (tables.settings(view), tables.runs(view)) if found]
     return "".join(shown)
@@ -92,10 +94,11 @@ def _curves(view: View) -> str:
             ]
             if not lines:
                 continue
+            lines += _levels(view, figure, lines)
             how = "evaluations, greedy" if tag.startswith("eval/") else "episodes of training, drawn actions"
             title = f"{figure} against {against}: {how}"
             charts.append(chart(title, against, figure, lines))
-            numbers.append(_numbers(title, against, {line.name: found[line.name] for line in lines}))
+            numbers.append(_numbers(title, against, {name: each for name, each in found.items() if each}))
     if not charts:
         return ""
     note = (
@@ -108,24 +111,32 @@ def _curves(view: View) -> str:
     )
 
 
-def _numbers(title: str, against: str, curves: dict[str, Curve | None], places: int = 10) -> str:
+def _levels(view: View, figure: str, lines: Sequence[Line]) -> list[Line]:
+    """Return what references reach, level from the first place of some lines to the last."""
+    ends = [min(line.x[0] for line in lines), max(line.x[-1] for line in lines)]
+    found = {name: each.figures[figure] for name, each in view.references.items() if figure in each.figures}
+    return [Line(name, len(view.task.entries) + place, ends, [y, y]) for place, (name, y) in enumerate(found.items())]
+
+
+def _numbers(title: str, against: str, curves: dict[str, Curve]) -> str:
     """Return a table of curves at some places."""
     lines = []
     for name, found in curves.items():
-        if found:
-            apart = max(1, -(-len(found.x) // places))
-            shown = sorted({*range(0, len(found.x), apart), len(found.x) - 1})
-            lines += [[name, f"{found.x[place]:,.0f}", tables.interval(found.y[place])] for place in shown]
+        shown = tables.thinned(len(found.x), 10)
+        lines += [[name, f"{found.x[place]:,.0f}", tables.interval(found.y[place])] for place in shown]
     return _table(Table(title, ["entry", against, "figure"], lines))
 
 
-def _trial_chart(view: View, figure: str) -> str:
-    lines = [
-        Line(entry.name, place, list(range(1, len(found) + 1)), found)
-        for place, entry in enumerate(view.task.entries)
-        if (found := by_episode(entry, figure))
-    ]
-    return chart(f"{figure} by episode in the trial", "episode", figure, lines)
+def _trials(view: View) -> str:
+    shown = []
+    for figure, columns in tables.trials(view).items():
+        lines = [
+            Line(name, place, list(range(1, len(column) + 1)), column)
+            for place, (name, column) in enumerate(columns.items())
+        ]
+        made = tables.trial(figure, columns)
+        shown += [chart(made.title, "episode", figure, lines), _table(made, titled=False)]
+    return "".join(shown)
 
 
 def _commands(view: View) -> str:
@@ -142,6 +153,7 @@ def _folded(found: Table) -> str:
 
 
 def _table(found: Table, *, titled: bool = True) -> str:
+    found = found.filled()
     head = "".join(f"<th>{escape(cell)}</th>" for cell in found.header)
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>" for line in found.lines)
     note = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(found.note))

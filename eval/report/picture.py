@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
 from ..statistics import Interval
-from .tables import interval
+from .tables import interval, short
 
 WIDTH, HEIGHT = 640, 300
 LEFT, RIGHT, TOP, BOTTOM = 56, 14, 12, 42
@@ -29,41 +29,79 @@ class Line:
     """A band is drawn where they have intervals."""
 
 
-def chart(title: str, across: str, up: str, lines: Sequence[Line], *, logarithmic: bool = False) -> str:
+class Axis:
+    """A scale from numbers to 0..1, and its ticks.
+
+    Args:
+        values: those that are not finite, or not above 0 on a logarithmic scale, do not count.
+        logarithmic: by powers of ten.
+        room: reach out to the next tick on both sides.
+        own: where there are few values, they are the ticks.
+    """
+
+    def __init__(
+        self, values: Iterable[float], *, logarithmic: bool = False, room: bool = False, own: bool = False
+    ) -> None:
+        self._logarithmic = logarithmic
+        known = sorted({x for x in values if math.isfinite(x) and (x > 0 or not logarithmic)}) or [1.0]
+        low, high = _wider(self._scaled(known[0]), self._scaled(known[-1]))
+        if own and len(known) <= 8:
+            ticks = known
+        elif logarithmic:
+            steps = (1, 2, 5) if high - low < 3 else (1,)  # few decades have too few powers of ten
+            powers = range(math.floor(low) - 1, math.ceil(high) + 1)
+            around = [step * 10.0**power for power in powers for step in steps]
+            first = max((x for x in around if self._scaled(x) <= low + 1e-9), default=around[0])
+            last = min((x for x in around if self._scaled(x) >= high - 1e-9), default=around[-1])
+            ticks = [x for x in around if first <= x <= last]
+        else:
+            ticks = nice(low, high)
+        if room:
+            low, high = min(low, self._scaled(ticks[0])), max(high, self._scaled(ticks[-1]))
+        self._low, self._high = low, high
+        self.ticks = [x for x in ticks if -1e-9 <= self(x) <= 1 + 1e-9]
+
+    def __call__(self, x: float) -> float:
+        """Return where a number stands between the ends of the axis."""
+        return (self._scaled(x) - self._low) / (self._high - self._low)
+
+    def _scaled(self, x: float) -> float:
+        return math.log10(x) if self._logarithmic else x
+
+
+Place = Callable[[float, float], tuple[float, float]]
+
+
+def chart(title: str, across: str, up: str, lines: Sequence[Line], *, log_x: bool = False, log_y: bool = False) -> str:
     """Return a figure: a legend and a chart.
 
     Args:
         title: above it.
         across: what x is.
         up: what y is.
-        lines: at least one, none of them empty.
-        logarithmic: the scale of x; every x is then above 0.
+        lines: at least one; places whose y is no number are left out.
+        log_x: a logarithmic scale of x, every x above 0.
+        log_y: a logarithmic scale of y; places that are not above 0 are left out.
     """
-    xs = [_scaled(x, logarithmic) for line in lines for x in line.x]
-    ys = [bound for line in lines for y in line.y for bound in y if math.isfinite(bound)]
-    x_low, x_high = _wider(min(xs), max(xs))
-    low, high = _wider(min(ys), max(ys))
-    ticks = nice(low, high)
-    low, high = min(low, ticks[0]), max(high, ticks[-1])
+    x_axis = Axis((x for line in lines for x in line.x), logarithmic=log_x, own=log_x)
+    y_axis = Axis((bound for line in lines for y in line.y for bound in y), logarithmic=log_y, room=True)
 
     def at(x: float, y: float) -> tuple[float, float]:
-        across = (_scaled(x, logarithmic) - x_low) / (x_high - x_low)
-        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - (y - low) / (high - low) * (
-            HEIGHT - TOP - BOTTOM
-        )
+        return LEFT + x_axis(x) * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - y_axis(y) * (HEIGHT - TOP - BOTTOM)
 
     parts = []
-    for tick in ticks:
-        y = at(_unscaled(x_low, logarithmic), tick)[1]
+    for tick in y_axis.ticks:
+        y = HEIGHT - BOTTOM - y_axis(tick) * (HEIGHT - TOP - BOTTOM)
         parts.append(f'<line class="grid" x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}"/>')
         parts.append(_text(LEFT - 6, y + 4, short(tick), "end"))
-    for tick in _ticks_across(lines, x_low, x_high, logarithmic):
-        x = at(tick, low)[0]
+    for tick in x_axis.ticks:
+        x = LEFT + x_axis(tick) * (WIDTH - LEFT - RIGHT)
         parts.append(f'<line class="grid" x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{HEIGHT - BOTTOM}"/>')
         parts.append(_text(x, HEIGHT - BOTTOM + 16, short(tick), "middle"))
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, across, "middle"))
     for line in lines:
-        parts += _drawn(line, at, across)
+        points = [(x, y) for x, y in zip(line.x, line.y, strict=True) if y.value > (0 if log_y else -math.inf)]
+        parts += _drawn(line, points, at, across)
     legend = "".join(f"<span>{_swatch(line.place)}{escape(line.name)}</span>" for line in lines)
     return (
         f'<figure><figcaption>{escape(title)}</figcaption><div class="legend">{legend}</div>'
@@ -72,9 +110,8 @@ def chart(title: str, across: str, up: str, lines: Sequence[Line], *, logarithmi
     )
 
 
-def _drawn(line: Line, at: Callable[[float, float], tuple[float, float]], across: str) -> list[str]:
+def _drawn(line: Line, points: list[tuple[float, Interval]], at: Place, across: str) -> list[str]:
     colour = f"var(--c{line.place % COLOURS})"
-    points = list(zip(line.x, line.y, strict=True))
     parts = []
     banded = [(x, y) for x, y in points if math.isfinite(y.low)]
     if len(banded) > 1:
@@ -114,29 +151,12 @@ def _text(x: float, y: float, words: str, anchor: str) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
-def _scaled(x: float, logarithmic: bool) -> float:
-    return math.log10(x) if logarithmic else x
-
-
-def _unscaled(x: float, logarithmic: bool) -> float:
-    return 10**x if logarithmic else x
-
-
 def _wider(low: float, high: float) -> tuple[float, float]:
     """Return a range that is not empty."""
     if high - low > 1e-9 * max(abs(low), abs(high)):
         return low, high
     room = abs(low) / 2 or 0.5
     return low - room, high + room
-
-
-def _ticks_across(lines: Sequence[Line], low: float, high: float, logarithmic: bool) -> list[float]:
-    if not logarithmic:
-        return [tick for tick in nice(low, high) if low <= tick <= high]
-    own = sorted({x for line in lines for x in line.x})
-    if len(own) <= 8:
-        return own
-    return [10.0**power for power in range(math.ceil(low), math.floor(high) + 1)]
 
 
 def nice(low: float, high: float) -> list[float]:
@@ -146,11 +166,3 @@ def nice(low: float, high: float) -> list[float]:
     apart = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
     first, last = math.floor(low / apart + 1e-9), math.ceil(high / apart - 1e-9)
     return [apart * place for place in range(first, last + 1)]
-
-
-def short(value: float) -> str:
-    """Return a number in a few letters: 1.5M, 200k, 0.25."""
-    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= unit:
-            return f"{value / unit:.4g}{letter}"
-    return f"{value:.4g}"

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import tables
+from . import streams, tables
 from .measure import about
 from .tables import Table, View
 
@@ -23,9 +23,11 @@ def markdown(name: str, heading: str, views: Sequence[View], notes: Sequence[str
         parts += ["\n".join(dict.fromkeys(found))] if found else []
         joined = rows(view)
         parts += [_table(joined), joined.note]
-        for more in (tables.pairs(view), tables.other_tasks(view), *tables.trials(view)):
+        trials = [tables.trial(*each) for each in tables.trials(view).items()]
+        streamed = [streams.table(kind) for kind in streams.kinds(view.task.entries)]
+        for more in (tables.pairs(view), tables.other_tasks(view), *trials, *streamed):
             if more:
-                parts += [f"{more.title}:", _table(more)]
+                parts += [f"{more.title}:", _table(more), *([more.note] if more.note else [])]
     parts += ["\n".join(f"- {note}" for note in notes)] if notes else []
     return "\n\n".join(parts)
 
@@ -33,8 +35,12 @@ def markdown(name: str, heading: str, views: Sequence[View], notes: Sequence[str
 def rows(view: View) -> Table:
     """Return final figures and cost side by side, with the dates of the runs."""
     final, cost = tables.results(view), tables.cost(view)
-    dates = [_between(about(entry.runs, "date")) for entry in view.task.entries]
-    lines = [[*line, *more[1:], date] for line, more, date in zip(final.lines, cost.lines, dates, strict=True)]
+    more = [
+        [*line[1:], _between(about(entry.runs, "date"))]
+        for line, entry in zip(cost.lines, view.task.entries, strict=True)
+    ]
+    more += [[""] * len(cost.header)] * len(view.references)
+    lines = [[*line, *rest] for line, rest in zip(final.lines, more, strict=True)]
     return Table(final.title, [*final.header, *cost.header[1:], "date"], lines, f"{final.note} {cost.note}")
 
 
@@ -44,10 +50,10 @@ def _between(dates: Sequence[str]) -> str:
 
 
 def _table(found: Table) -> str:
-    kept = [place for place in range(len(found.header)) if any(line[place] for line in found.lines)]
-    shown = [[line[place] for place in kept] for line in (found.header, *found.lines)]
-    head, *body = ("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in shown)
-    return "\n".join([head, "|" + "---|" * len(kept), *body])
+    found = found.filled()
+    shown = ([cell.replace("|", "\\|") for cell in line] for line in (found.header, *found.lines))
+    head, *body = (f"| {' | '.join(line)} |" for line in shown)
+    return "\n".join([head, "|" + "---|" * len(found.header), *body])
 
 
 def placed(page: Path, name: str, section: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,6 +42,32 @@ class Evaluation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Part:
+    """What was reached and paid in a stream, or in a part of one."""
+
+    end: int
+    """Steps of each row at its end."""
+    figures: dict[str, Interval]
+    costs: dict[str, float]
+    """Entries, bytes, operations and seconds of a step; NaN where not known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """What one cache policy did at one budget, as `mnemic eval --cache` found it."""
+
+    checkpoint: int
+    env: dict[str, Any]
+    sampled: bool
+    device: str
+    cache: str
+    options: dict[str, Any]
+    """Of the policy, `context` among them: the entries that it may keep, 0 for all."""
+    whole: Part
+    bins: list[Part]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """What is known of a run."""
 
@@ -52,8 +78,8 @@ class Run:
     lines: list[dict[str, float]]
     """The figures of each update by TensorBoard tag."""
     evaluations: list[Evaluation]
-    streams: list[dict[str, Any]] = field(default_factory=list)
-    """What streaming evaluations found, as they were written."""
+    streams: list[Stream]
+    """Later ones stand later."""
 
     @property
     def seed(self) -> int:
@@ -127,7 +153,7 @@ def read(path: Path) -> Run:
         about=_json(about) if about.is_file() else {},
         lines=_lines(path / "metrics.jsonl"),
         evaluations=[_evaluation(file) for file in sorted(path.glob("eval-*.json"))],
-        streams=[_json(file) for file in sorted(path.glob("stream-*.json"))],
+        streams=[stream for file in sorted(path.glob("stream-*.json")) for stream in _streams(file)],
     )
 
 
@@ -154,19 +180,58 @@ def _lines(file: Path) -> list[dict[str, float]]:
     return lines
 
 
+def reference(file: Path) -> tuple[str, Evaluation]:
+    """Return a player that does not learn, and what it reached, as `mnemic eval oracle --json` wrote it.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    if not file.is_file():
+        raise ValueError(f"{file} is not there; `mnemic eval oracle --env NAME --json {file}` writes it")
+    found = _json(file)
+    if not isinstance(found, dict) or not isinstance(found.get("player"), str):
+        raise ValueError(f"{file} was not written by `mnemic eval oracle --json`, nor by `eval random`")
+    return found["player"], _evaluation(file)
+
+
 def _evaluation(file: Path) -> Evaluation:
     found = _json(file)
     try:
         return Evaluation(
-            checkpoint=int(found["checkpoint"]),
+            checkpoint=int(found.get("checkpoint", 0)),
             env=dict(found["env"]),
             options=dict(found["options"]),
             episodes=int(found["episodes"]),
             figures=_figures(found["figures"]),
             by_episode=[_figures(place) for place in found["by_episode"]],
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file} was not written by `mnemic eval`: {error!r}") from None
+
+
+def _streams(file: Path) -> list[Stream]:
+    found = _json(file)
+    try:
+        return [
+            Stream(
+                checkpoint=int(found["checkpoint"]),
+                env=dict(found["env"]),
+                sampled=bool(found["options"]["sample"]),
+                device=str(found["device"]),
+                cache=str(line["cache"]),
+                options=dict(line["options"]),
+                whole=_part(line, int(line["steps"])),
+                bins=[_part(each, int(each["end"])) for each in line["bins"]],
+            )
+            for line in found["lines"]
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} was not written by `mnemic eval --cache`: {error!r}") from None
+
+
+def _part(found: dict[str, Any], end: int) -> Part:
+    costs = {name: _number(value) for name, value in found["costs"].items()}
+    return Part(end=end, figures=_figures(found["figures"]), costs=costs)
 
 
 def _figures(found: dict[str, dict[str, float | None]]) -> dict[str, Interval]:

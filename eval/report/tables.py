@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 from ..statistics import Interval, difference, probability_of_improvement
 from .group import Entry, Task, differing, words
 from .measure import HOLD, Scores, about, by_episode, elsewhere, median_of, over_seeds, own_evaluation, reached
-from .runs import Run
+from .runs import Evaluation, Run
 
 FEW = 5  # a report says so where there are fewer seeds
+NOTHING = Interval(math.nan, math.nan, math.nan)
+MOST_PLACES = 25  # episodes of a trial that a table shows
 MOST_PAIRS = 45  # ten entries; of more, each is compared with the best only
 
 
@@ -26,6 +28,12 @@ class Table:
     lines: list[list[str]]
     note: str = ""
 
+    def filled(self) -> Table:
+        """Return the table without the columns in which nothing stands."""
+        kept = [place for place in range(len(self.header)) if any(line[place] for line in self.lines)]
+        header, *lines = ([line[place] for place in kept] for line in (self.header, *self.lines))
+        return replace(self, header=header, lines=lines)
+
 
 @dataclass(frozen=True)
 class View:
@@ -36,6 +44,8 @@ class View:
     threshold: float | None
     published: Mapping[str, str]
     """By the name of an entry."""
+    references: Mapping[str, Evaluation]
+    """What players that do not learn reach on this task, by their names."""
 
 
 def results(view: View) -> Table:
@@ -49,10 +59,16 @@ def results(view: View) -> Table:
         line = [entry.name, seeds(len(found[main])), interval(over_seeds(found[main])), number(_mean(found[main]))]
         line += [interval(over_seeds(found[name])) for name in others]
         lines.append(line + [view.published.get(entry.name, "")] * bool(published))
+    for name, reference in view.references.items():
+        known = [reference.figures.get(figure, NOTHING) for figure in (main, *others)]
+        line = [name, "", interval(known[0]), number(known[0].value), *map(interval, known[1:])]
+        lines.append(line + [""] * bool(published))
     note = (
         f"Final figures: {view.scores.source}. Interquartile mean over seeds with its stratified bootstrap "
         "95 % interval; of fewer than 4 seeds nothing is trimmed, so it is the mean."
     )
+    if view.references:
+        note += f" {', '.join(view.references)}: do not learn; the mean over their episodes with its interval."
     return Table("Final figures", header, lines, note)
 
 
@@ -120,20 +136,27 @@ def pairs(view: View) -> Table | None:
     return Table("Comparison", header, lines, note)
 
 
-def trials(view: View) -> list[Table]:
-    """Return figures by the place of the episode in its trial, a table for each figure."""
-    made = []
+def trials(view: View) -> dict[str, dict[str, list[Interval]]]:
+    """Return figures by the place of the episode in its trial: by figure, then by entry or reference."""
+    made = {}
     for figure in ("return", "success"):
         columns = {entry.name: by_episode(entry, figure) for entry in view.task.entries}
-        columns = {name: column for name, column in columns.items() if column}
-        if columns:
-            longest = max(map(len, columns.values()))
-            lines = [
-                [str(place + 1), *(interval(c[place]) if place < len(c) else "" for c in columns.values())]
-                for place in range(longest)
-            ]
-            made.append(Table(f"{figure} by episode in the trial", ["episode", *columns], lines))
+        for name, reference in view.references.items():
+            columns[name] = [place[figure] for place in reference.by_episode if figure in place]
+        if found := {name: column for name, column in columns.items() if column}:
+            made[figure] = found
     return made
+
+
+def trial(figure: str, columns: Mapping[str, Sequence[Interval]]) -> Table:
+    """Return a figure by the place of the episode in its trial as a table."""
+    longest = max(map(len, columns.values()))
+    lines = [
+        [str(place + 1), *(interval(column[place]) if place < len(column) else "" for column in columns.values())]
+        for place in thinned(longest, MOST_PLACES)
+    ]
+    note = "Where a clock ends the trials, only those with quick episodes come to the late places."
+    return Table(f"{figure} by episode in the trial", ["episode", *columns], lines, note)
 
 
 def other_tasks(view: View) -> Table | None:
@@ -218,6 +241,11 @@ def unfinished(run: Run) -> str:
     return f"{run.path} has {run.steps:,} of its {wanted:,} steps"
 
 
+def thinned(count: int, most: int) -> list[int]:
+    """Return places from 0 to the last of `count`, at most `most`, evenly apart."""
+    return [round(place * (count - 1) / max(1, min(count, most) - 1)) for place in range(min(count, most))]
+
+
 def seeds(count: int) -> str:
     """Return the number of seeds, and whether they are few."""
     return f"{count}{' (fewer than 5)' if count < FEW else ''}"
@@ -230,6 +258,16 @@ def number(value: float) -> str:
     if abs(value) >= 10_000:
         return f"{value:,.0f}"
     return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3f}"
+
+
+def short(value: float) -> str:
+    """Return a number in a few letters: 1.5M, 200k, 0.25; nothing for NaN."""
+    if math.isnan(value):
+        return ""
+    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= unit:
+            return f"{value / unit:.4g}{letter}"
+    return f"{value:.4g}"
 
 
 def interval(figure: Interval) -> str:

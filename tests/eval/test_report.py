@@ -11,7 +11,7 @@ import pytest
 
 from mnemic import __version__
 from mnemic.cli.main import main
-from mnemic.eval.report import picture, rows
+from mnemic.eval.report import picture, rows, tables
 from mnemic.eval.report.runs import find, read
 from mnemic.eval.statistics import Interval
 
@@ -253,7 +253,7 @@ def test_a_run_without_figures_is_left_out(sweep: Path, tmp_path: Path, capsys) 
 def test_ticks_are_round_and_reach_over_the_range() -> None:
     assert picture.nice(0, 1) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
     assert picture.nice(-30, 470) == [-100, 0, 100, 200, 300, 400, 500]
-    assert [picture.short(x) for x in (0, 0.25, 1500, 2e6, 3.5e9, -20_000)] == [
+    assert [tables.short(x) for x in (0, 0.25, 1500, 2e6, 3.5e9, -20_000)] == [
         "0",
         "0.25",
         "1.5k",
@@ -265,7 +265,7 @@ def test_ticks_are_round_and_reach_over_the_range() -> None:
 
 def test_a_chart_puts_points_where_they_belong() -> None:
     line = picture.Line("a < b", 9, [10, 1000], [Interval(0, -1, 1), Interval(10, 9, 10)])
-    drawn = picture.chart("t", "context", "success", [line], logarithmic=True)
+    drawn = picture.chart("t", "context", "success", [line], log_x=True)
     low, high = (picture.HEIGHT - picture.BOTTOM, picture.TOP)
     # y reaches from -2 to 10 (ticks of 2... of the bounds -1 and 10: 5 apart, so -5 to 10).
     at = {y: low - (y + 5) / 15 * (low - high) for y in (0, 10)}

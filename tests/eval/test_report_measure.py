@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnemic.eval.report import tables
+from mnemic.eval.report import rows, tables
 from mnemic.eval.report.group import group, told_apart, words
 from mnemic.eval.report.measure import (
     by_episode,
@@ -28,14 +28,23 @@ def config(memory="lstm", seed=0, env=TMAZE, **more):
     return {"env": env, "memory": {"name": memory, "width": 8}, "ppo": {"window": 16}, "seed": seed, "steps": 50} | more
 
 
-def run(values=(), *, tag="eval/success", path="", about=None, evaluations=(), solved=False, apart=10, **options):
+def run(
+    values=(), *, tag="eval/success", path="", about=None, evaluations=(), streams=(), solved=False, apart=10, **options
+):
     """A run with a figure every ten steps, each of which took 0.25 s of acting and 0.75 s of learning."""
     time = {"time/acting_seconds": 0.25, "time/learning_seconds": 0.75, "charts/sps": 10.0}
     lines = [{"steps": apart * (i + 1), tag: value} | time for i, value in enumerate(values)]
     if solved:
         lines[-1]["eval/solved"] = 1.0
     path = path or f"{options.get('memory', 'lstm')}-{options.get('seed', 0)}"
-    return Run(path=Path(path), config=config(**options), about=about or {}, lines=lines, evaluations=list(evaluations))
+    return Run(
+        path=Path(path),
+        config=config(**options),
+        about=about or {},
+        lines=lines,
+        evaluations=list(evaluations),
+        streams=list(streams),
+    )
 
 
 def evaluation(success, *, checkpoint=50, env=TMAZE, episodes=100, by_episode=(), **options):
@@ -50,9 +59,9 @@ def only_task(*runs):
     return task
 
 
-def view(*runs, figure="", threshold=None, published=()):
+def view(*runs, figure="", threshold=None, published=(), references=()):
     task = only_task(*runs)
-    return tables.View(task, scores(task, figure), threshold, dict(published))
+    return tables.View(task, scores(task, figure), threshold, dict(published), dict(references))
 
 
 def test_runs_that_differ_in_seed_and_place_are_one_entry() -> None:
@@ -208,8 +217,24 @@ def test_episodes_of_a_trial_are_apart() -> None:
     runs = [run(seed=s, evaluations=[evaluation(1.0, by_episode=each)]) for s, each in enumerate(places)]
     (entry,) = only_task(*runs).entries
     assert [y.value for y in by_episode(entry, "return")] == [0.5, 3.0]  # the third place is known of one run only
-    (found,) = tables.trials(view(*runs))
+    (columns,) = tables.trials(view(*runs)).values()
+    found = tables.trial("return", columns)
     assert found.lines == [["1", "0.500 (0.000 to 1.000)"], ["2", "3.000 (2.000 to 4.000)"]]
+
+
+def test_players_that_do_not_learn_stand_beside() -> None:
+    oracle = evaluation(0.9, by_episode=[{"return": Interval(v, v - 1, v + 1)} for v in (5, 6)])
+    seen = view(run(evaluations=[evaluation(0.5)]), references={"oracle": oracle})
+    assert tables.results(seen).lines[-1] == ["oracle", "", "0.900 (0.800 to 1.000)", "0.900"]
+    assert list(tables.trials(seen)["return"]) == ["oracle"]
+    assert [line[0] for line in rows.rows(seen).lines] == ["lstm", "oracle"]
+
+
+def test_long_tables_are_thinned_and_keep_their_ends() -> None:
+    assert tables.thinned(3, 10) == [0, 1, 2]
+    assert tables.thinned(100, 4) == [0, 33, 66, 99]
+    assert tables.thinned(1, 4) == [0]
+    assert tables.thinned(0, 4) == []
 
 
 def test_entries_are_compared_the_better_one_first() -> None:
