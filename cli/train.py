@@ -19,7 +19,7 @@ from ..train.config import TrainConfig
 from ..train.loop import Result
 from ..train.loop import train as train_run
 from ..train.ranks import Launch, Ranks, together
-from ..train.run import RunFolder
+from ..train.run import RunFolder, begin_from
 from . import choices, flags
 from .evaluate import EvalOptions, evaluate_run
 from .runs import newest_hint, open_folder
@@ -110,6 +110,8 @@ def _about(config: TrainConfig, launch: Launch) -> tuple[str, int]:
         )
     finally:
         env.close()
+    if config.init:  # before the folder of the run is made
+        begin_from(policy, Path(config.init))
     parameters = sum(part.numel() for part in policy.parameters())
     threads = f", {config.threads} thread{'s' * (config.threads > 1)}" if config.device == "cpu" else ""
     ranks = f" each of {launch.world} ranks" if launch.world > 1 else ""

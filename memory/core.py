@@ -95,6 +95,13 @@ class Core(nn.Module, ABC):
         """Return which rows have work left for `settle`, (B,) bool. Only for a core that `settles`."""
         raise NotImplementedError(f"{type(self).__name__} leaves nothing to settle")
 
+    def slack(self, state: State) -> Tensor:
+        """Return how many steps each row can take before it may be unsettled, (B,) whole; 0 for one that is.
+
+        So a loop looks seldom. Here: 1 for every row that is settled. Only for a core that `settles`.
+        """
+        return (~self.unsettled(state)).long()
+
     def settle(self, state: State) -> State:
         """Do the work that `advance` left, for some or all of the rows that are `unsettled`, and for at least one.
 

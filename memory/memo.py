@@ -112,6 +112,10 @@ class Memo(Core):
         """Return which rows have completed a segment whose summary is not written."""
         return state.index_B == self.segment
 
+    def slack(self, state: Notes) -> Tensor:
+        """Return how many steps are left of each row's running segment."""
+        return self.segment - state.index_B
+
     @torch.no_grad()
     def settle(self, state: Notes) -> Notes:
         """Write the summaries of some of the rows that wait for it: of a fixed number, so that few rows cost little."""

@@ -61,6 +61,10 @@ class Pair(Core):
         left = [core.unsettled(part) for core, part in self._both(state) if core.settles]
         return torch.stack(left).any(0)
 
+    def slack(self, state: PairState) -> Tensor:
+        """Return the smaller slack of the two."""
+        return torch.stack([core.slack(part) for core, part in self._both(state) if core.settles]).amin(0)
+
     def settle(self, state: PairState) -> PairState:
         """Settle both."""
         return PairState(*(core.settle(part) for core, part in self._both(state)))

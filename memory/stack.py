@@ -128,6 +128,10 @@ class Stack(Core):
         left = [layer.unsettled(part) for layer, part in self._settling(state)]
         return torch.stack(left).any(0)
 
+    def slack(self, state: State) -> Tensor:
+        """Return the least slack of any layer."""
+        return torch.stack([layer.slack(part) for layer, part in self._settling(state)]).amin(0)
+
     def settle(self, state: State) -> State:
         """Settle every layer."""
         return tuple(layer.settle(part) for layer, part in zip(self.layers, state, strict=True))  # type: ignore[operator]

@@ -126,17 +126,25 @@ class ActingGraph:
     """
 
     def __init__(
-        self, env: Env, policy: Policy, acting: Acting, length: int, generator: torch.Generator, cut_returns: bool
+        self,
+        env: Env,
+        policy: Policy,
+        acting: Acting,
+        length: int,
+        generator: torch.Generator,
+        cut_returns: bool,
+        *,
+        stop: bool = False,
     ) -> None:
         self._for = (env, policy, generator)
 
         def act(steps: int) -> tuple[Window, Acting]:
             start = self.acting._replace(memory=copied(self.acting.memory))  # what acting leaves is not overwritten
-            return collect(env, policy, start, steps, generator, cut_returns, look=False)
+            return collect(env, policy, start, steps, generator, cut_returns, look=False, stop=stop)
 
         def window() -> Window:
             window, after = act(length)
-            _write(self.acting, after)
+            write(self.acting, after)
             return window
 
         self.acting = Acting(*copied(acting))
@@ -150,7 +158,7 @@ class ActingGraph:
     def __call__(self, acting: Acting) -> tuple[Window, Acting]:
         """Act from where one stands: what the last call returned, or anything else, which is copied."""
         if acting is not self.acting:
-            _write(self.acting, acting)
+            write(self.acting, acting)
         return self._graph.replay(), self.acting
 
 
@@ -162,24 +170,24 @@ class StepGraph:
 
         def step() -> Moment:
             moment = act_once(env, policy, self.acting, generator, policy.advance)
-            _write(self.acting, moment.acting)
+            write(self.acting, moment.acting)
             return moment
 
         def settle() -> None:
-            _write(self.acting.memory, policy.core.settle(self.acting.memory))
+            write(self.acting.memory, policy.core.settle(self.acting.memory))
 
         def unsettled() -> Tensor:
             return policy.core.unsettled(self.acting.memory).any()
 
         def rehearsal() -> None:
-            _write(self.acting, acting)  # no step may follow one that was not settled
+            write(self.acting, acting)  # no step may follow one that was not settled
             step()
 
         self.acting = Acting(*copied(acting))
         rehearse(rehearsal, generator)
         rehearse(settle)
         rehearse(unsettled)
-        _write(self.acting, acting)
+        write(self.acting, acting)
         self._step, self._settle, self._unsettled = Graph(step, generator), Graph(settle), Graph(unsettled)
 
     def fits(self, env: Env, policy: Policy, generator: torch.Generator) -> bool:
@@ -189,7 +197,7 @@ class StepGraph:
     def __call__(self, acting: Acting) -> Moment:
         """Take a step. The memory that is returned is overwritten by the next call."""
         if acting is not self.acting:
-            _write(self.acting, acting)
+            write(self.acting, acting)
         inputs = copied(self.acting.inputs)
         moment = self._step.replay()
         while bool(self._unsettled.replay()):
@@ -299,7 +307,7 @@ class LearningGraph:
         """
         config = self.config
         if window is not self.window:
-            _write(self.window, window)
+            write(self.window, window)
         plan = self.policy.core.plan(window.memory, window.inputs.trial_start)
         if plan not in self._recorded:
             if len(self._recorded) == MOST_PLANS:
@@ -358,7 +366,7 @@ class Graphs:
 
     def __init__(self, *, wanted: bool, compiled: bool) -> None:
         self._wanted, self._compiled = wanted, compiled
-        self._acting: ActingGraph | StepGraph | None = None
+        self._acting: Any = None
         self._learning: LearningGraph | None = None
         self._refused: set[str] = set()
 
@@ -366,24 +374,39 @@ class Graphs:
         self, config: PPOConfig, env: Env, policy: Policy, acting: Acting, generator: torch.Generator
     ) -> Callable[[Acting], tuple[Window, Acting]] | None:
         """Return what acts for a window from a given place, or None where it is `collect` that has to."""
+        from .span import LONGEST, SpanGraph
+
         if not self._may("acting", env.device) or not env.on_device:
             return None
         if self._acting is None or not self._acting.fits(env, policy, generator):
             if self._compiled and isinstance(env, NativeEnv):
                 compile_env(env, acting)
+            never = config.trial_end == "stop" and not config.cut_returns
             try:
-                if policy.core.settles:
+                if never and (policy.core.settles or config.window > LONGEST):
+                    self._acting = SpanGraph(env, policy, acting, config.window, generator)
+                elif policy.core.settles:
                     self._acting = StepGraph(env, policy, acting, generator)
                 else:
-                    self._acting = ActingGraph(env, policy, acting, config.window, generator, config.cut_returns)
+                    self._acting = ActingGraph(
+                        env, policy, acting, config.window, generator, config.cut_returns, stop=never
+                    )
             except RuntimeError as error:
                 self._refuse("acting", error)
                 return None
         graph = self._acting
-        if isinstance(graph, ActingGraph):
+        if isinstance(graph, ActingGraph | SpanGraph):
             return graph
         return lambda acting: collect(
-            env, policy, acting, config.window, generator, config.cut_returns, look=True, once=graph
+            env,
+            policy,
+            acting,
+            config.window,
+            generator,
+            config.cut_returns,
+            stop=config.trial_end == "stop",
+            look=True,
+            once=graph,
         )
 
     def learning(
@@ -443,7 +466,7 @@ def compile_env(env: NativeEnv, acting: Acting) -> None:
         )
 
 
-def _write(old: Any, new: Any) -> None:
+def write(old: Any, new: Any) -> None:
     """Write the numbers of one state into the tensors of another."""
     targets, sources = parts(old), parts(new)
     own = {part.data_ptr() for part in targets.values()}

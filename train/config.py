@@ -49,8 +49,10 @@ class PPOConfig(LossConfig):
     gae_lambda: float = 0.95
     """How far an advantage looks ahead before it trusts the value."""
     cut_returns: bool = True
-    """Returns end with the episode. False: they end with the trial, so what an episode teaches the next one counts.
-    A trial that its clock ends is worth what its last observation promises, as an episode that its clock ends is."""
+    """Returns end with the episode. False: they end with the trial, so what an episode teaches the next one counts."""
+    trial_end: Literal["bootstrap", "stop"] = "bootstrap"
+    """With returns that end with the trial, a trial that its clock ends is worth what its last observation promises
+    (bootstrap), or nothing more (stop): then the return of the trial itself is what is learned for."""
     target_kl: float = 0.0
     """Stop the passes over a window once the policy has moved this far (approx_kl); 0 for never."""
     wait_for: float = 1.0
@@ -123,6 +125,8 @@ class TrainConfig:
     """How it is looked at while it learns."""
     steps: int = 2_000_000
     """Environment steps of the run."""
+    init: str = ""
+    """A run whose newest policy this one begins with (weights only): to go on with longer trials, or another task."""
     seed: int = 0
     """Decides everything that is random."""
     device: str = "cpu"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -24,7 +25,7 @@ from .log import Log, NoLog, ProgressLine
 from .ppo import DivergedError, learn
 from .ranks import Ranks, RanksError
 from .rollout import Window, collect
-from .run import RunFolder, Training
+from .run import RunFolder, Training, begin_from
 
 
 class Evaluate(Protocol):
@@ -75,6 +76,8 @@ def train(
     resume = resume and folder.begun()
     if resume:
         training.restore(folder.last())
+    elif config.init:
+        begin_from(training.policy, Path(config.init))
     log = Log(folder.path, config, training.steps if resume else None) if ranks.first else NoLog()
     why, kernels = "done", ""
     began, saved = time.monotonic() - training.seconds, time.monotonic()
@@ -154,6 +157,7 @@ def act(training: Training) -> Window:
                 config.ppo.window,
                 training.sampling,
                 config.ppo.cut_returns,
+                stop=config.ppo.trial_end == "stop",
                 enough=cutoff,
             )
     if cutoff is not None:

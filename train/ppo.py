@@ -39,7 +39,8 @@ def advantages(config: PPOConfig, window: Window) -> Tensor:
     """Return the advantage of every action of a window, (T, B)."""
     done = window.terminated_next | window.truncated_next
     over = done if config.cut_returns else window.trial_over_next
-    terminated = window.terminated_next & over
+    stops = config.trial_end == "stop" and not config.cut_returns
+    terminated = over if stops else window.terminated_next & over
     return gae(window.reward_next, window.value, window.value_next, terminated, over, config.gamma, config.gae_lambda)
 
 

@@ -5,7 +5,7 @@ Shapes: T time, B rows, R some of them, A numbers that describe an action distri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -88,6 +88,7 @@ def collect(
     *,
     look: bool | None = None,
     once: Callable[[Acting], Moment] | None = None,
+    stop: bool = False,
     enough: Callable[[int], bool] | None = None,
 ) -> tuple[Window, Acting]:
     """Act for `length` steps in every row.
@@ -105,13 +106,16 @@ def collect(
         look: find truncated rows by looking at them (`_Looked`), or never look (`_Held`), for cores that leave nothing
             to settle. None: look where that costs nothing, on a CPU, and where it must be.
         once: takes one step in the place of `act_once`.
+        stop: with `cut_returns` false, a trial that is over is worth nothing more: no final observation is evaluated.
         enough: ends the window early; it is asked before each step but the first, with the steps that were taken.
     """
     if look is None:
         look = env.device.type == "cpu" or policy.core.settles
     take = policy.step if look else policy.advance
     step_once = once or partial(act_once, env, policy, generator=generator, take=take)
-    ends: _Looked | _Held = _Looked(policy) if look else _Held(policy, env, cut_returns)
+    ends: _Looked | _Held | None = None
+    if cut_returns or not stop:
+        ends = _Looked(policy) if look else _Held(policy, env, cut_returns)
     # Who advances gives its memory up, so what is needed later is copied.
     given_up = not look or once is not None
     memory_at_start = copied(acting.memory) if given_up else acting.memory
@@ -121,25 +125,32 @@ def collect(
             break
         now = step_once(acting)
         acting, step = now.acting, now.step
-        cut_off_B = step.truncated if cut_returns else step.truncated & step.trial_start
-        ends.note(step, now.action, acting.memory, cut_off_B)
-        seen.append(now._replace(acting=None))  # type: ignore[arg-type]  # the memory of every step would be much
+        if ends is not None:
+            cut_off_B = step.truncated if cut_returns else step.truncated & step.trial_start
+            ends.note(step, now.action, acting.memory, cut_off_B)
+        seen.append(now._replace(acting=()))  # type: ignore[arg-type]  # the memory of every step would be much
     value_after = take(acting.inputs, copied(acting.memory) if given_up else acting.memory)[0].value
-    said = [now.step for now in seen]
-    window = Window(
-        inputs=_stack([now.inputs for now in seen]),
-        memory=memory_at_start,
-        action=_stack([now.action for now in seen]),
-        log_prob=_stack([now.log_prob for now in seen]),
-        value=_stack([now.value for now in seen]),
-        reward_next=_stack([step.reward for step in said]),
-        terminated_next=_stack([step.terminated for step in said]),
-        truncated_next=_stack([step.truncated for step in said]),
-        trial_over_next=_stack([step.trial_start for step in said]),
-        value_next=_stack(ends.values([*(now.value for now in seen[1:]), value_after])),
-        info_next=_stack([step.info for step in said]),
-    )
+    value_T = [*(now.value for now in seen[1:]), value_after]
+    value_next_TB = torch.stack(value_T if ends is None else ends.values(value_T))
+    window = window_of(map_state(lambda *some: torch.stack(some), *seen), memory_at_start, value_next_TB)
     return window, _plain(acting)
+
+
+def window_of(seen: Moment, memory_at_start: State, value_next_TB: Tensor) -> Window:
+    """Return the window of T moments, each of whose tensors is (T, B, ...)."""
+    return Window(
+        inputs=seen.inputs,
+        memory=memory_at_start,
+        action=seen.action,
+        log_prob=seen.log_prob,
+        value=seen.value,
+        reward_next=seen.step.reward,
+        terminated_next=seen.step.terminated,
+        truncated_next=seen.step.truncated,
+        trial_over_next=seen.step.trial_start,
+        value_next=value_next_TB,
+        info_next=seen.step.info,
+    )
 
 
 class _Looked:
@@ -270,7 +281,3 @@ def _final_inputs(step: Step, action: Tensor) -> Inputs:
     """Return what the policy would be told next, had no new episode begun."""
     false_B = torch.zeros_like(step.trial_start)
     return Inputs(step.final_obs, action, step.reward, false_B, false_B)
-
-
-def _stack(parts: Sequence[Any]) -> Any:
-    return map_state(lambda *tensors: torch.stack(tensors), *parts)

@@ -133,6 +133,30 @@ class RunFolder:
         return sorted(int(path.name) for path in self.checkpoints.glob("[0-9]*") if path.name.isdecimal())
 
 
+def begin_from(policy: Policy, path: Path) -> None:
+    """Give a policy the weights of the newest policy of another run.
+
+    Raises:
+        ValueError: that is no run, or its policy has another form; the policy is unchanged then.
+        CheckpointError: it has no checkpoint, or one that cannot be read.
+    """
+    folder, _ = RunFolder.open(path)
+    _, weights = read(folder.last() / "policy", "policy")
+    own = policy.state_dict()
+    unlike = [name for name in own.keys() | weights.keys() if _shape(own, name) != _shape(weights, name)]
+    if unlike:
+        name = min(unlike)
+        raise ValueError(
+            f"the policy of {path} does not fit this run: {name} has the shape {_shape(weights, name)} there and "
+            f"{_shape(own, name)} here; keep the sizes of memory and encoder, and what the task shows"
+        )
+    policy.load_state_dict(weights)
+
+
+def _shape(found: dict[str, Tensor], name: str) -> tuple[int, ...] | None:
+    return tuple(found[name].shape) if name in found else None
+
+
 class Training:
     """Everything that a run goes on from, between two updates.
 

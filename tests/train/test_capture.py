@@ -11,11 +11,12 @@ from mnemic.agents.encoder import EncoderConfig
 from mnemic.agents.policy import Policy
 from mnemic.memory import make_config
 from mnemic.memory.core import Core, map_state, parts
-from mnemic.train import capture
+from mnemic.train import capture, span
 from mnemic.train.capture import ActingGraph, Graphs, LearningGraph, StepGraph
 from mnemic.train.config import PPOConfig
 from mnemic.train.ppo import DivergedError, learn
 from mnemic.train.rollout import collect, start
+from mnemic.train.span import SpanGraph
 
 ROWS, LENGTH = 6, 13
 CONFIG = PPOConfig(rows=ROWS, window=LENGTH, minibatches=2, epochs=2)
@@ -70,6 +71,8 @@ def again(function, generator=None):
 def stand_in(monkeypatch):
     monkeypatch.setattr(capture, "Graph", Again)
     monkeypatch.setattr(capture, "rehearse", again)
+    monkeypatch.setattr(span, "Graph", Again)
+    monkeypatch.setattr(span, "rehearse", again)
 
 
 def setting(toys, memory="lstm", **options):
@@ -102,6 +105,27 @@ def test_an_acting_graph_acts_as_collect_does(toys, memory, cut_returns):
         want, plain = collect(env, policy, plain, LENGTH, drawn, cut_returns, look=False)
         same(window, want)
         same(acting, plain)
+        assert torch.equal(generator.get_state(), drawn.get_state())
+
+
+@pytest.mark.parametrize(
+    ("memory", "options"), [("memo", {"segment": 4, "summaries": 2}), ("memo", {"segment": 20}), ("lstm", {})]
+)
+@pytest.mark.parametrize("ages", ["in step", "apart"])
+def test_spans_act_as_collect_does(toys, memory, options, ages):
+    """Whether rows complete their segments together or not, and whether a span fits into what is left of the window."""
+    env, policy, acting, generator = setting(toys, memory, **options)
+    if ages == "apart":
+        state = acting.env_state._replace(trial_step=torch.arange(ROWS) % 5)
+        acting = acting._replace(env_state=state)
+    env_again, _, plain, drawn = setting(toys, memory, **options)
+    plain = plain._replace(env_state=acting.env_state)
+    graph = SpanGraph(env, policy, acting, LENGTH, generator)
+    for _ in range(3):
+        window, acting = graph(acting)
+        want, plain = collect(env_again, policy, plain, LENGTH, drawn, cut_returns=False, stop=True)
+        same(window, want, exact=False)
+        same(acting, plain, exact=False)
         assert torch.equal(generator.get_state(), drawn.get_state())
 
 
@@ -353,5 +377,5 @@ def test_what_cannot_be_compiled_says_so_and_runs(toys, monkeypatch):
 
 def test_writing_reads_before_it_overwrites():
     a, b, c = torch.tensor([1.0]), torch.tensor([2.0]), torch.tensor([3.0])
-    capture._write((a, b, c), (b, a, c + 1))
+    capture.write((a, b, c), (b, a, c + 1))
     assert (a.item(), b.item(), c.item()) == (2, 1, 4)

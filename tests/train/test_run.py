@@ -10,7 +10,7 @@ import torch
 from mnemic.agents.checkpoint import CheckpointError, read
 from mnemic.memory import make_config
 from mnemic.train.config import PPOConfig, TrainConfig
-from mnemic.train.run import RunFolder, Training
+from mnemic.train.run import RunFolder, Training, begin_from
 
 
 def config(**options):
@@ -175,3 +175,20 @@ def test_a_training_state_with_missing_data_is_refused(folder):
     path.write_text(json.dumps(found))
     with pytest.raises(CheckpointError, match="do not match their digest"):
         Training(config()).restore(saved)
+
+
+def test_a_run_begins_with_the_policy_of_another(folder):
+    folder.save(Training(config(seed=1)), keep=1)
+    training = Training(config(seed=2))
+    begin_from(training.policy, folder.path)
+    for mine, theirs in zip(training.policy.parameters(), Training(config(seed=1)).policy.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_a_policy_of_another_form_is_no_beginning(folder):
+    folder.save(Training(config()), keep=1)
+    training = Training(TrainConfig(memory=make_config("none", width=8)))
+    before = [part.clone() for part in training.policy.parameters()]
+    with pytest.raises(ValueError, match=r"does not fit this run: \S+ has the shape \(64,\) there and \(8,\) here"):
+        begin_from(training.policy, folder.path)
+    assert all(torch.equal(a, b) for a, b in zip(before, training.policy.parameters(), strict=True))
