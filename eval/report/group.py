@@ -44,17 +44,14 @@ def group(runs: Iterable[Run]) -> tuple[list[Task], list[str]]:
     """
     by_task: dict[str, dict[str, list[Run]]] = {}
     for run in runs:
-        settings = {name: part for name, part in run.config.items() if name not in FREE}
-        env = json.dumps(settings.pop("env"), sort_keys=True)
+        settings = _settings(run)
+        env = json.dumps(run.config["env"], sort_keys=True)
         by_task.setdefault(env, {}).setdefault(json.dumps(settings, sort_keys=True), []).append(run)
     envs = [next(iter(entries.values()))[0].config["env"] for entries in by_task.values()]
     titles = told_apart([label(env) for env in envs], [flat(env) for env in envs])
     tasks, notes = [], []
     for title, env, found in zip(titles, envs, by_task.values(), strict=True):
-        options = [
-            flat({name: part for name, part in runs[0].config.items() if name not in (*FREE, "env")})
-            for runs in found.values()
-        ]
+        options = [flat(_settings(runs[0])) for runs in found.values()]
         names = told_apart([str(each["memory.name"]) for each in options], options)
         entries = []
         for name, each, runs in zip(names, options, found.values(), strict=True):
@@ -63,6 +60,13 @@ def group(runs: Iterable[Run]) -> tuple[list[Task], list[str]]:
             notes += [f"{run.path} is left out: another run has its configuration and its seed" for run in left]
         tasks.append(Task(title, env, entries))
     return tasks, notes
+
+
+def _settings(run: Run) -> Settings:
+    """Return what may not differ between the runs of one entry, but for the task."""
+    kept = {name: part for name, part in run.config.items() if name not in (*FREE, "env")}
+    # Each seed may begin with the policy of another run; runs of before this option began with none.
+    return kept | {"init": bool(run.config.get("init"))}
 
 
 def label(env: dict[str, Any]) -> str:

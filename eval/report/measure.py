@@ -19,7 +19,7 @@ from .runs import Evaluation, Run
 # The first of these that the runs have is the figure of a task. A trial is judged as a whole.
 MAIN = ("trial_return", "success", "return")
 HOLD = 3  # evaluations in a row that must reach a threshold
-POINTS = 100  # of a curve
+POINTS = 60  # of a curve
 
 # Curves of runs that were not evaluated while they trained show the episodes of training instead.
 OF_TRAINING = {

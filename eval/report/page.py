@@ -60,6 +60,7 @@ def page(title: str, heading: str, views: Sequence[View], notes: Sequence[str]) 
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><h1>{escape(title)}</h1>"
         f'<p class="soft">{escape(heading)}</p><nav aria-label="contents"><ul>{contents}</ul></nav>'
         + (f"<h3>Notes</h3><ul>{told}</ul>" if told else "")
+        + (_table(joined) if (joined := tables.across(views)) else "")
         + "".join(_task(anchor, view) for anchor, view in zip(anchors, views, strict=True))
         + "</body></html>\n"
     )

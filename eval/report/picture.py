@@ -14,7 +14,7 @@ WIDTH, HEIGHT = 640, 300
 LEFT, RIGHT, TOP, BOTTOM = 56, 14, 12, 42
 COLOURS = 8  # --c0 to --c7 on the page
 DASHES = ("", "6 4", "2 3", "9 3 2 3")  # for entries beyond that
-TOLD = 20  # places of a line that say their numbers when one points at them
+TOLD = 15  # places of a line that say their numbers when one points at them
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ END = "<!-- end -->"
 def markdown(name: str, heading: str, views: Sequence[View], notes: Sequence[str]) -> str:
     """Return a section: for each task its commands, a row for each entry, and how entries compare."""
     parts = [f"## {name}", heading]
+    if joined := tables.across(views):
+        parts += [f"{joined.title}:", _table(joined), joined.note]
     for view in views:
         if len(views) > 1:
             parts.append(f"### {view.task.title}")

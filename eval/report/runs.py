@@ -150,16 +150,23 @@ def read(path: Path) -> Run:
     return Run(
         path=path,
         config=config,
-        about=_json(about) if about.is_file() else {},
+        about=_about(about) if about.is_file() else {},
         lines=_lines(path / "metrics.jsonl"),
         evaluations=[_evaluation(file) for file in sorted(path.glob("eval-*.json"))],
         streams=[stream for file in sorted(path.glob("stream-*.json")) for stream in _streams(file)],
     )
 
 
+def _about(file: Path) -> dict[str, Any]:
+    found = _json(file)
+    if not isinstance(found, dict) or not all(isinstance(each, dict) for each in found.get("sessions", ())):
+        raise ValueError(f"{file} was not written by `mnemic train`: it has no sessions")
+    return found
+
+
 def _json(file: Path) -> Any:
     try:
-        return json.loads(file.read_text())
+        return json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is damaged: not JSON ({error})") from None
 
@@ -169,8 +176,8 @@ def _lines(file: Path) -> list[dict[str, float]]:
     if not file.is_file():
         return []
     lines = []
-    for number, line in enumerate(file.read_text().splitlines(keepends=True), 1):
-        if not line.endswith("\n"):
+    for number, line in enumerate(file.read_bytes().splitlines(keepends=True), 1):
+        if not line.endswith(b"\n"):
             break
         try:
             lines.append({name: float(value) for name, value in json.loads(line).items()})

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from ..statistics import Interval, difference, probability_of_improvement
+from ..statistics import Interval, difference, probability_of_improvement, stratified_bootstrap
 from .group import Entry, Task, differing, words
 from .measure import HOLD, Scores, about, by_episode, elsewhere, median_of, over_seeds, own_evaluation, reached
 from .runs import Evaluation, Run
@@ -134,6 +134,28 @@ def pairs(view: View) -> Table | None:
     )
     header = ["entry", "beside", f"P(higher {view.scores.figure})", "difference"]
     return Table("Comparison", header, lines, note)
+
+
+def across(views: Sequence[View]) -> Table | None:
+    """Return success over all tasks and seeds, for entries that every task has; None where that says nothing new.
+
+    Success is the one figure that means the same in every task.
+    """
+    judged = [view for view in views if view.scores.figure == "success"]
+    names = [entry.name for entry in judged[0].task.entries] if len(judged) > 1 else []
+    lines = []
+    for name in names:
+        found = {view.task.title: view.scores.by_entry.get(name, {}).get("success", []) for view in judged}
+        if all(found.values()):
+            values = [value for each in found.values() for value in each]
+            lines.append(
+                [name, str(len(found)), str(len(values)), interval(stratified_bootstrap(found)), number(_mean(values))]
+            )
+    note = (
+        "Interquartile mean over tasks and seeds, with a bootstrap 95 % interval that draws seeds within each task. "
+        f"Tasks: {'; '.join(view.task.title for view in judged)}."
+    )
+    return Table("All tasks", ["entry", "tasks", "runs", "success", "mean"], lines, note) if lines else None
 
 
 def trials(view: View) -> dict[str, dict[str, list[Interval]]]:

@@ -203,6 +203,7 @@ def spoiled(sweep: Path, folder: Path, name: str, text: str) -> Path:
         ("config.json", '{"kind": "policy"}', "is not a run folder: its config.json lacks env, memory, ppo"),
         ("metrics.jsonl", '{"steps": 16}\nnonsense\n{"steps": 32}\n', "metrics.jsonl is damaged: line 2"),
         ("metrics.jsonl", '{"loss": 16}\n', "metrics.jsonl is damaged: line 1"),
+        ("about.json", "[]", "about.json was not written by `mnemic train`"),
         ("eval-1024-x.json", "[]", "eval-1024-x.json was not written by `mnemic eval`"),
     ],
 )

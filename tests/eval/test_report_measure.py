@@ -9,6 +9,7 @@ import pytest
 from mnemic.eval.report import rows, tables
 from mnemic.eval.report.group import group, told_apart, words
 from mnemic.eval.report.measure import (
+    POINTS,
     by_episode,
     curve,
     elsewhere,
@@ -202,7 +203,7 @@ def test_a_run_counts_with_what_it_showed_last() -> None:
 def test_a_curve_is_thinned_but_keeps_its_ends() -> None:
     (entry,) = only_task(run(np.arange(1000.0).tolist())).entries
     found = curve(entry, "eval/success")
-    assert len(found.x) == 100
+    assert len(found.x) == POINTS
     assert (found.x[0], found.x[-1]) == (10, 10_000)
     assert [y.value for y in found.y] == (found.x / 10 - 1).tolist()
 
@@ -243,6 +244,22 @@ def test_entries_are_compared_the_better_one_first() -> None:
     found = tables.pairs(view(*worse, *better))
     assert found.lines == [["lstm", "none", "1.000 (1.000 to 1.000)", "0.550 (0.400 to 0.700)"]]
     assert tables.pairs(view(*better)) is None
+
+
+def test_success_is_put_together_over_tasks() -> None:
+    longer = TMAZE | {"length": 30}
+    lstm = [run([v], seed=s, env=env) for env, vs in ((TMAZE, (1, 1)), (longer, (0.5, 0.5))) for s, v in enumerate(vs)]
+    (one, other), _ = group([*lstm, run([0.1], memory="gru")])
+    views = [tables.View(task, scores(task), None, {}, {}) for task in (one, other)]
+    # Of 1, 1, 0.5, 0.5 one goes at either end; within a task no draw differs. `gru` is not in every task.
+    assert tables.across(views).lines == [["lstm", "2", "4", "0.750 (0.750 to 0.750)", "0.750"]]
+    assert tables.across(views[:1]) is None
+
+
+def test_runs_that_begin_with_other_runs_are_one_entry() -> None:
+    began = [run(seed=seed, init=f"runs/{seed}") for seed in (0, 1)]
+    assert [entry.name for entry in only_task(*began, run(seed=2, init="")).entries] == ["lstm, init", "lstm, no init"]
+    assert len(only_task(run(seed=0, init=""), run(seed=1)).entries) == 1  # before there was such an option
 
 
 def test_what_was_evaluated_elsewhere_has_its_own_table() -> None:
