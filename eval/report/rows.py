@@ -24,12 +24,13 @@ def markdown(name: str, heading: str, views: Sequence[View], notes: Sequence[str
         found = [f"    {command}" for entry in view.task.entries for command in tables.commands(entry)]
         parts += ["\n".join(dict.fromkeys(found))] if found else []
         joined = rows(view)
-        parts += [_table(joined), joined.note]
+        parts.append(_table(joined))
         trials = [tables.trial(*each) for each in tables.trials(view).items()]
         streamed = [streams.table(kind) for kind in streams.kinds(view.task.entries)]
-        for more in (tables.pairs(view), tables.other_tasks(view), *trials, *streamed):
-            if more:
-                parts += [f"{more.title}:", _table(more), *([more.note] if more.note else [])]
+        shown = [each for each in (tables.pairs(view), tables.other_tasks(view), *trials, *streamed) if each]
+        for each in shown:
+            parts += [f"{each.title}:", _table(each)]
+        parts += dict.fromkeys(each.note for each in (joined, *shown) if each.note)
     parts += ["\n".join(f"- {note}" for note in notes)] if notes else []
     return "\n\n".join(parts)
 

@@ -128,6 +128,21 @@ def test_the_terminal_shows_figures_and_cost(sweep: Path, capsys) -> None:
     assert "written" not in said
 
 
+def test_the_scripted_player_stands_beside_the_runs(sweep: Path, tmp_path: Path, capsys) -> None:
+    env = json.loads((sweep / "gru-0" / "config.json").read_text())["env"]
+    figures = {"return": {"value": 3.0, "low": 2.0, "high": 4.0}, "success": {"value": 1.0, "low": 0.75, "high": 1.0}}
+    found = {"player": "oracle", "env": env, "options": {}, "episodes": 9, "figures": figures, "by_episode": []}
+    (tmp_path / "oracle.json").write_text(json.dumps(found))
+    argv = ["report", str(sweep), "--reference", str(tmp_path / "oracle.json"), "--out", str(tmp_path / "page.html")]
+    assert main(argv) == 0
+    assert re.search(r"^oracle +1.000 \(0.750 to 1.000\)", capsys.readouterr().out, re.MULTILINE)
+    # A level beside the curves against steps and seconds, and of the return; its legend once in each.
+    assert (tmp_path / "page.html").read_text().count("</svg>oracle</span>") == 3
+    (tmp_path / "oracle.json").write_text(json.dumps(found | {"env": env | {"corridors": 7}}))
+    assert main(argv) == 2
+    assert "no run was trained on its task, endless-tmaze, as it is" in capsys.readouterr().err
+
+
 def test_rows_replace_their_section_and_nothing_else(sweep: Path, tmp_path: Path) -> None:
     page, before = tmp_path / "RESULTS.md", "# By hand\n\nWords.\n"
     page.write_text(before)
