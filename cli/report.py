@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -30,8 +31,9 @@ class ReportOptions:
     """Of the page; empty: the names of the tasks."""
     figure: str = ""
     """What the runs are judged by: success, return, ..; empty: the return of a trial, or success, or the return."""
-    threshold: float | None = None
-    """A level of that figure: how many runs reach it and hold it for three evaluations, and after how many steps."""
+    threshold: float = math.nan
+    """A level of that figure: how many runs reach it and hold it for three evaluations, and after how many steps; nan
+    for none."""
     reference: tuple[str, ...] = ()
     """What players that do not learn reach on a task, as files of `mnemic eval oracle --json FILE`: shown as levels."""
     published: tuple[str, ...] = ()
@@ -50,12 +52,13 @@ def report(argv: list[str]) -> int:
     out, target = _file(options.out, "--out", ".html"), _file(options.rows, "--rows", ".md")
     views, notes = look(paths, options)
     tasks = ", ".join(view.task.title for view in views)
-    heading = f"{date.today().isoformat()}, mnemic {__version__}, `mnemic report`"
     written = []
     if out:
-        written.append((out, page.page(options.title or tasks, heading.replace("`", ""), views, notes)))
+        heading = f"{date.today().isoformat()}, mnemic {__version__}"
+        written.append((out, page.page(options.title or tasks, heading, views, notes)))
     if target:
         name = options.section or tasks
+        heading = f"Made by `mnemic report`, version {__version__}."
         written.append((target, rows.placed(target, name, rows.markdown(name, heading, views, notes))))
     _show(views, notes)
     for file, text in written:
@@ -80,8 +83,9 @@ def look(paths: list[str], options: ReportOptions) -> tuple[list[tables.View], l
     notes += [f"{run.path} is left out: it has no figures yet" for run in empty]
     kept = [run for task in tasks for entry in task.entries for run in entry.runs]
     notes += [said for run in kept if (said := tables.unfinished(run))]
+    threshold = None if math.isnan(options.threshold) else options.threshold
     views = [
-        tables.View(task, measure.scores(task, options.figure), options.threshold, published, references[task.title])
+        tables.View(task, measure.scores(task, options.figure), threshold, published, references[task.title])
         for task in tasks
     ]
     return views, notes

@@ -14,7 +14,10 @@ END = "<!-- end -->"
 
 
 def markdown(name: str, heading: str, views: Sequence[View], notes: Sequence[str]) -> str:
-    """Return a section: for each task its commands, a row for each entry, and how entries compare."""
+    """Return a section: for each task its commands, a row for each entry, and how entries compare.
+
+    There is no date but those of the runs: the same runs give the same section.
+    """
     parts = [f"## {name}", heading]
     if joined := tables.across(views):
         parts += [f"{joined.title}:", _table(joined), joined.note]

@@ -246,6 +246,7 @@ def test_a_damaged_run_is_one_line_and_nothing_is_written(
         (["SWEEP", "--figure", "sucess"], "has the figure 'sucess'"),
         (["SWEEP", "--published", "lstm=3"], "unknown entry 'lstm'; choose one of"),
         (["SWEEP", "--published", "gru"], "--published takes ENTRY=FIGURE, 'gru' came"),
+        (["SWEEP", "--threshold", "high"], "--threshold takes a number, 'high' came"),
         (["SWEEP", "--treshold", "1"], "close to it: --threshold"),
     ],
 )
