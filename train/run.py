@@ -1,6 +1,7 @@
 """A run folder and what a run resumes from.
 
 - `config.json`: the whole configuration;
+- `about.json`: by which command, on which device and when (`train/about.py`);
 - `metrics.jsonl`, `events.*`: what was logged;
 - `checkpoints/<steps>/policy`: the agent;
 - `checkpoints/<steps>/training_state`: everything else that the run goes on from;
