@@ -7,7 +7,6 @@ every table is made from it, whether it was measured just now or read from a fil
 from __future__ import annotations
 
 import json
-import platform
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
+from ..train.about import device_name
 from .names import choose
 
 Row = dict[str, Any]
@@ -74,16 +74,9 @@ def begin(what: str, device: torch.device, argv: list[str]) -> Report:
 
 def describe(device: torch.device) -> str:
     """Return a device in words."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
-    return f"{_processor()}, {threads} thread{'s' * (threads > 1)}"
-
-
-def _processor() -> str:
-    file = Path("/proc/cpuinfo")
-    named = re.search(r"^model name\s*:\s*(.+)$", file.read_text(), re.MULTILINE) if file.is_file() else None
-    return named[1] if named else platform.processor() or platform.machine()
+    beside = "" if device.type == "cuda" else f", {threads} thread{'s' * (threads > 1)}"
+    return device_name(device) + beside
 
 
 def save(report: Report, path: str) -> None:

@@ -29,6 +29,9 @@ COMMANDS = {
         "RUN|oracle|random [flags]", "play fresh episodes: figures with intervals", ".evaluate", "evaluate"
     ),
     "play": Command("RUN [flags]", "watch an agent in the terminal, or as a GIF", ".play", "play"),
+    "report": Command(
+        "RUN.. [flags]", "runs side by side: tables with intervals, curves, one page", ".report", "report"
+    ),
     "list": Command("[WHAT]", "what there is: envs, memories, recipes, kernels", ".listing", "listing"),
     "bench": Command("WHAT [flags]", "measure kernels, training or environments, beside others", ".bench", "bench"),
 }

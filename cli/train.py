@@ -5,14 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ..agents.policy import Policy
 from ..eval.protocol import evaluate
+from ..train.about import record
 from ..train.config import TrainConfig
+from ..train.history import check_trials
 from ..train.loop import Result
 from ..train.loop import train as train_run
 from ..train.ranks import Launch, Ranks, together
@@ -32,9 +36,10 @@ def train(argv: list[str]) -> int:
     launch = _launch(config)
     choices.check_kernels(config)
     config = replace(config, threads=config.threads or choices.idle_threads(launch.local_world))
-    about = _about(config, launch)  # builds both, so that what cannot be built leaves no folder behind
+    about, parameters = _about(config, launch)  # builds both, so that what cannot be built leaves no folder behind
     path = path or _free(Path("runs") / f"{label}-seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}")
-    return _run(path, config, launch, about)
+    known = {"command": shlex.join(["mnemic", "train", *argv]), "parameters": parameters}
+    return _run(path, config, launch, about, known)
 
 
 def resume(argv: list[str]) -> int:
@@ -52,7 +57,8 @@ def resume(argv: list[str]) -> int:
         if launch.rank == 0:
             print(f"{path} is finished, after {steps:,} steps; `mnemic eval {path}` plays it")
         return 0
-    return _run(folder.path, config, launch, _about(config, launch), resumed_at=steps)
+    about, parameters = _about(config, launch)
+    return _run(folder.path, config, launch, about, {"parameters": parameters}, resumed_at=steps)
 
 
 def _configure(argv: list[str]) -> tuple[TrainConfig, str, Path | None]:
@@ -92,7 +98,8 @@ def _launch(config: TrainConfig) -> Launch:
     return launch
 
 
-def _about(config: TrainConfig, launch: Launch) -> str:
+def _about(config: TrainConfig, launch: Launch) -> tuple[str, int]:
+    """Return what to say of a run before it begins, and how many parameters its policy has."""
     env = config.env.build(1, config.seed, "cpu")
     try:
         policy = Policy(
@@ -102,6 +109,7 @@ def _about(config: TrainConfig, launch: Launch) -> str:
             env.action_space,
             separate_critic=config.separate_critic,
         )
+        check_trials(config.ppo, env)
         policy.check_episodes(env.episode_steps)
     finally:
         env.close()
@@ -116,21 +124,33 @@ def _about(config: TrainConfig, launch: Launch) -> str:
     ]
     if config.ppo.wait_for < 1 and launch.world == 1:
         lines.insert(0, "note: --ppo.wait-for cuts short the windows of other ranks, and there are none")
+    if 0 < config.ppo.recompute < (env.trial_steps or 0) - config.ppo.window:
+        again = f"goes through {config.ppo.recompute} steps before a window again (--ppo.recompute)"
+        lines.insert(0, f"note: learning {again}, and a trial takes up to {env.trial_steps}")
     if config.ppo.cut_returns and env.many_episodes:
         lines.insert(0, "note: a trial holds many episodes; --ppo.no-cut-returns counts what one teaches the next")
     context = getattr(config.memory, "context", None)
     if isinstance(context, int) and env.trial_steps and 0 < context < env.trial_steps:
         trial = f"a trial takes up to {env.trial_steps}"
         lines.insert(0, f"note: the memory reaches back {context} steps (--memory.context), and {trial}")
-    return "\n".join(lines)
+    return "\n".join(lines), parameters
 
 
-def _run(path: Path, config: TrainConfig, launch: Launch, about: str, *, resumed_at: int | None = None) -> int:
+def _run(
+    path: Path,
+    config: TrainConfig,
+    launch: Launch,
+    about: str,
+    known: dict[str, Any],
+    *,
+    resumed_at: int | None = None,
+) -> int:
     """Train, together with the other processes of the launch, and evaluate; the first rank speaks for all."""
     with together(launch, launch.device(config.device)) as ranks:
         if ranks.first:
             if resumed_at is None:
                 RunFolder.create(path, config)
+            record(path, known, launch.device(config.device), launch.world)
             print(
                 f"{about}\nrun folder {path}{'' if resumed_at is None else f', from step {resumed_at:,}'}", flush=True
             )

@@ -78,7 +78,7 @@ def test_commands_are_understood(command: str, workplace: Path, monkeypatch, cap
 
 
 def test_every_command_is_shown() -> None:
-    assert {line.split()[1] for line in commands()} == {"train", "resume", "eval", "play", "list", "bench"}
+    assert {line.split()[1] for line in commands()} == {"train", "resume", "eval", "report", "play", "list", "bench"}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -7,7 +7,8 @@ sees what the optimiser did; what acting goes on from lives in tensors that the 
 Nothing that is recorded may look at the device's data. A dry run finds out whether anything does, before the recording,
 which would fail in worse ways.
 
-Shapes: T time, B rows, M minibatches of a pass, R rows of a minibatch, F figures.
+Shapes: T time, B rows, E passes over a window, M minibatches of a pass, A of them to a step of the optimiser, N steps
+of the optimiser, R rows of a minibatch, F figures.
 """
 
 from __future__ import annotations
@@ -137,14 +138,17 @@ class LearningGraph:
         self.config, self.policy, self.optimizer, self.window = config, policy, optimizer, window
         self._average, self._rows, self._precision = average, window.value.shape[1], precision
         device, size = policy.device, self._rows // config.minibatches
-        self._number = torch.zeros(1, dtype=torch.int64, device=device)  # of the minibatch
-        self._order_MR = torch.zeros(config.epochs * config.minibatches, size, dtype=torch.int64, device=device)
+        self._steps = config.minibatches // config.accumulate  # of the optimiser, in a pass
+        self._number = torch.zeros(1, dtype=torch.int64, device=device)  # of the step
+        self._order_NAR = torch.zeros(
+            config.epochs * self._steps, config.accumulate, size, dtype=torch.int64, device=device
+        )
         self._drawn_EMR = torch.empty(
             config.epochs, config.minibatches, size, dtype=torch.int64, pin_memory=device.type == "cuda"
         )
         self._rate, self._entropy_weight = (torch.zeros((), device=device) for _ in range(2))
         self._bad = torch.zeros((), device=device)  # while it is 1, steps of the optimiser change nothing
-        self._said_MF = torch.zeros(len(self._order_MR), 0, device=device)
+        self._said_NF = torch.zeros(len(self._order_NAR), 0, device=device)
         self._names: list[str] = []
         for group in optimizer.param_groups:
             group["capturable"] = True
@@ -160,7 +164,7 @@ class LearningGraph:
                 policy,
                 window,
                 self._advantage_TB,
-                self._order_MR.index_select(0, self._number).squeeze(0),
+                self._order_NAR.index_select(0, self._number).squeeze(0),
                 entropy_weight=self._entropy_weight,
                 precision=precision,
                 average=average,
@@ -168,8 +172,8 @@ class LearningGraph:
             )
             if not self._names:
                 self._names = list(figures)
-                self._said_MF = self._said_MF.new_zeros(len(self._said_MF), len(figures))
-            self._said_MF.index_copy_(0, self._number, torch.stack([*figures.values()]).float()[None])
+                self._said_NF = self._said_NF.new_zeros(len(self._said_NF), len(figures))
+            self._said_NF.index_copy_(0, self._number, torch.stack([*figures.values()]).float()[None])
             bad = ~torch.isfinite(figures["grad_norm"] + figures["loss"])
             self._bad.copy_(torch.maximum(self._bad, bad.float()))
             optimizer.step()
@@ -212,7 +216,9 @@ class LearningGraph:
             self._bad.zero_()
             self.policy.zero_grad(set_to_none=True)
 
-    def __call__(self, window: Window, generator: torch.Generator, *, remaining: float) -> dict[str, float]:
+    def __call__(
+        self, window: Window, generator: torch.Generator, *, remaining: float, warm: float = 1.0
+    ) -> dict[str, float]:
         """Do as `learn`.
 
         Raises:
@@ -233,26 +239,27 @@ class LearningGraph:
                     remaining=remaining,
                     precision=self._precision,
                     average=self._average,
+                    warm=warm,
                 )
             self._record(plan)
-        rate, entropy_weight = rates(config, remaining)
+        rate, entropy_weight = rates(config, remaining, warm)
         self._rate.fill_(rate)
         self._entropy_weight.fill_(entropy_weight)
         self._begin.replay()
-        passes, order_EMR = 0, self._order_MR.view_as(self._drawn_EMR)
+        passes, order_EMR = 0, self._order_NAR.view_as(self._drawn_EMR)
         last: list[list[float]] = []
         for epoch in range(config.epochs):
             self._drawn_EMR[epoch] = minibatches(self._rows, config.minibatches, generator)
             order_EMR[epoch].copy_(self._drawn_EMR[epoch], non_blocking=True)
-            for _ in range(config.minibatches):
+            for _ in range(self._steps):
                 self._recorded[plan].replay()
             passes += 1
             if config.target_kl or passes == config.epochs:
-                said_MF = self._said_MF[: passes * config.minibatches].clone()
+                said_NF = self._said_NF[: passes * self._steps].clone()
                 if self._average is not None:
-                    self._average([said_MF])
-                seen = said_MF.tolist()
-                last = seen[-config.minibatches :]
+                    self._average([said_NF])
+                seen = said_NF.tolist()
+                last = seen[-self._steps :]
                 self._check(seen)
                 if config.target_kl and _means(self._names, last)["approx_kl"] > config.target_kl:
                     break

@@ -36,12 +36,19 @@ class PPOConfig(LossConfig):
     """Parts of a pass; each holds whole rows, from the memory at the start of the window."""
     learning_rate: float = 1e-3
     """Step size of Adam at the start."""
-    schedule: Literal["constant", "linear"] = "linear"
-    """How the step size (and the entropy weight) goes from its first value: stays, or falls in a line to the last."""
+    accumulate: int = 1
+    """Minibatches whose gradients are averaged into one step of Adam: large batches that would not fit at once."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """How the step size (and the entropy weight) goes from its first value: stays, or falls to the last, in a line or
+    along half a cosine."""
     final_learning_rate: float = 0.0
-    """Step size at the end of a linear schedule."""
+    """Step size at the end of a schedule that falls."""
+    warmup_steps: int = 0
+    """Environment steps over which the step size first rises in a line from 0; 0: none."""
     adam_epsilon: float = 1e-5
     """Epsilon of Adam."""
+    weight_decay: float = 0.0
+    """Decoupled decay of all weights (AdamW), as a multiple of the step size; 0 for none."""
     max_grad_norm: float = 0.5
     """Longer gradients are shortened to this norm."""
     gamma: float = 0.99
@@ -53,6 +60,18 @@ class PPOConfig(LossConfig):
     trial_end: Literal["bootstrap", "stop"] = "bootstrap"
     """With returns that end with the trial, a trial that its clock ends is worth what its last observation promises
     (bootstrap), or nothing more (stop): then the return of the trial itself is what is learned for."""
+    recompute: int = 0
+    """Steps of the trial before the window that learning goes through again with the newest weights: nothing that they
+    left in memory is stale, and gradients reach them. As many as a trial has, or more: all of it. 0: learning begins
+    with the memory that acting had at the start of the window."""
+    refresh: bool = True
+    """With `recompute`: after an update, acting goes on from the memory that the newest weights make of the same steps,
+    and the values of those steps are theirs too."""
+    shuffle: bool = False
+    """With `recompute`: after an update, the finished episodes of each running trial change their order."""
+    full_update: bool = False
+    """With `recompute` over the whole trial: the last update of a trial learns from all its steps, not from its last
+    window alone. For tasks whose trials all have one length, which the window divides."""
     target_kl: float = 0.0
     """Stop the passes over a window once the policy has moved this far (approx_kl); 0 for never."""
     wait_for: float = 1.0
@@ -61,7 +80,7 @@ class PPOConfig(LossConfig):
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with."""
-        for name in ("rows", "window", "epochs", "minibatches"):
+        for name in ("rows", "window", "epochs", "minibatches", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"ppo: {name} is {getattr(self, name)}; it must be at least 1")
         if self.rows % self.minibatches:
@@ -69,15 +88,46 @@ class PPOConfig(LossConfig):
                 f"ppo: {self.rows} rows do not divide into {self.minibatches} minibatches; "
                 "make rows a multiple of minibatches"
             )
+        for name, choices in (
+            ("schedule", ("constant", "linear", "cosine")),
+            ("trial_end", ("bootstrap", "stop")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"ppo: {name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
+        if self.minibatches % self.accumulate:
+            raise ValueError(
+                f"ppo: {self.minibatches} minibatches do not divide into steps of {self.accumulate}; "
+                "make minibatches a multiple of accumulate"
+            )
         if not 0 < self.wait_for <= 1:
             raise ValueError(f"ppo: wait_for is {self.wait_for}; it must be above 0 and at most 1")
+        for name in ("recompute", "warmup_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"ppo: {name} is {getattr(self, name)}; it must be at least 0")
+        for name in ("shuffle", "full_update"):
+            if getattr(self, name) and not self.recompute:
+                raise ValueError(f"ppo: {name} is about steps that are gone through again; set recompute above 0")
+        if self.shuffle and not self.refresh:
+            raise ValueError("ppo: shuffle changes what acting has to remember; it needs refresh")
+        if self.recompute and self.wait_for < 1:
+            raise ValueError(
+                f"ppo: wait_for is {self.wait_for} and recompute is {self.recompute}; windows cut short leave no "
+                "history that all ranks share: set wait_for to 1, or recompute to 0"
+            )
         for name in ("gamma", "gae_lambda"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"ppo: {name} is {getattr(self, name)}; it must lie in 0..1")
         for name in ("learning_rate", "adam_epsilon", "max_grad_norm", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"ppo: {name} is {getattr(self, name)}; it must be above 0 and finite")
-        for name in ("final_learning_rate", "target_kl", "value_clip", "value_weight", "entropy_weight"):
+        for name in (
+            "final_learning_rate",
+            "target_kl",
+            "value_clip",
+            "value_weight",
+            "entropy_weight",
+            "weight_decay",
+        ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"ppo: {name} is {getattr(self, name)}; it must be at least 0 and finite")
 

@@ -21,6 +21,7 @@ from ..memory.core import parts
 from .arithmetic import Stopwatch, arithmetic
 from .config import TrainConfig
 from .episodes import Totals, means
+from .history import ends_together, go_on, join
 from .log import Log, NoLog, ProgressLine
 from .ppo import DivergedError, learn
 from .ranks import Ranks, RanksError
@@ -174,29 +175,57 @@ def improve(training: Training, window: Window) -> dict[str, float]:
     config, policy, optimizer, ranks = training.config, training.policy, training.optimizer, training.ranks
     precision = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
     remaining = max(0.0, 1 - training.updates / config.updates)
+    taken, warmup = training.steps + config.ppo.batch_steps, config.ppo.warmup_steps
+    warm = min(1.0, taken / warmup) if warmup else 1.0
     average = ranks.average if ranks.many else None
+    whole, skip = _with_history(training, window)
+    said: dict[str, float] = {}
     with arithmetic(policy.device, config.precision):
-        if training.cutoff is None:
+        graph = None
+        if training.cutoff is None and not config.ppo.recompute:
             graph = training.graphs.learning(
                 config.ppo, policy, optimizer, window, precision=precision, average=average
             )
-            if graph is not None:
-                return graph(window, training.shuffling, remaining=remaining)
-            said = {}
-        else:  # windows differ in length, and a rank counts by the steps that it has taken
+        # For what is random in a core while it learns; the same in all ranks, which must come to the same decisions.
+        torch.manual_seed((config.seed + 2_000_003 * (training.updates + 1)) % 2**63)
+        if graph is not None:
+            return graph(window, training.shuffling, remaining=remaining, warm=warm)
+        if training.cutoff is not None:  # windows differ in length, and a rank counts by the steps that it has taken
             played = ranks.collect(len(window.value))
             average = partial(ranks.average, share=len(window.value) / sum(played))
             said = {"window_played": sum(played) / (ranks.world * config.ppo.window)}
-        return said | learn(
+        said |= learn(
             config.ppo,
             policy,
             optimizer,
-            window,
+            whole,
             training.shuffling,
             remaining=remaining,
             precision=precision,
             average=average,
+            warm=warm,
+            skip=skip,
         )
+        if config.ppo.recompute:
+            said["recomputed_steps"] = float(len(whole.value) - len(window.value))
+            training.history = go_on(
+                config.ppo,
+                policy,
+                whole,
+                training.acting,
+                training.shuffling,
+                lambda number: min(ranks.collect(number)),
+            )
+    return said
+
+
+def _with_history(training: Training, window: Window) -> tuple[Window, int]:
+    """Return the window with the history before it, and how many of those steps are no part of the loss."""
+    ppo = training.config.ppo
+    if not ppo.recompute:
+        return window, 0
+    whole = join(training.history, window)
+    return whole, 0 if ppo.full_update and ends_together(window) else len(whole.value) - len(window.value)
 
 
 def _save(training: Training, folder: RunFolder, log: Log | NoLog) -> None:

@@ -3,21 +3,24 @@
 Departures from Schulman et al. 2017 (arXiv 1707.06347):
 
 1. Minibatches are whole rows, unrolled from the memory that acting had at the start of the window; it is as old as
-   the window, and no gradient reaches beyond it.
+   the window, and no gradient reaches beyond it. With `recompute` the pass begins earlier in the trial (history.py).
 2. Generalised advantages (arXiv 1506.02438) with `terminated` and `truncated` apart; with `cut_returns` false they run
    through episode ends to the end of the trial, as meta-RL wants.
 3. Any `minibatches` neighbouring rows go to different minibatches. So a process that holds a part of the rows has the
    same number of them in each, and which rows meet does not depend on how many processes there are.
 4. Actor and critic share encoder and memory, unless asked not to. Gradient norm is clipped, Adam's step size follows a
    schedule, the value may be clipped, and the passes over a window stop early once the policy has moved too far.
+5. A core may be noisy while it learns (dropout, segments of random length): the policy is in training mode for the
+   pass that learns, and never else.
 
-Shapes: T time, B rows, M minibatches of a pass, R rows of a minibatch, F figures.
+Shapes: T time, B rows, M minibatches of a pass, A of them to a step of the optimiser, R rows of a minibatch, F figures.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Hashable, Sequence
+import math
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -48,11 +51,28 @@ Average = Callable[[Sequence[Tensor]], None]
 """Replaces tensors, in place, by their mean over all processes that learn together."""
 
 
-def rates(config: PPOConfig, remaining: float) -> tuple[float, float]:
-    """Return the learning rate and the entropy weight when a share of the run, 1 to 0, lies ahead."""
-    share = remaining if config.schedule == "linear" else 1.0
-    rate = config.final_learning_rate + share * (config.learning_rate - config.final_learning_rate)
-    return rate, share * config.entropy_weight
+def rates(config: PPOConfig, remaining: float, warm: float = 1.0) -> tuple[float, float]:
+    """Return the learning rate and the entropy weight.
+
+    Args:
+        config: names the schedule.
+        remaining: the share of the run that lies ahead, 1 to 0.
+        warm: the share of the warm-up that is done, which the learning rate alone follows.
+    """
+    share = {"constant": 1.0, "linear": remaining, "cosine": 0.5 + 0.5 * math.cos(math.pi * (1 - remaining))}
+    left = share[config.schedule]
+    rate = config.final_learning_rate + left * (config.learning_rate - config.final_learning_rate)
+    return warm * rate, left * config.entropy_weight
+
+
+@contextlib.contextmanager
+def training_mode(policy: Policy) -> Iterator[None]:
+    """Let a core be as noisy as it is while it learns, for as long as this lasts."""
+    policy.train()
+    try:
+        yield
+    finally:
+        policy.eval()
 
 
 def gradient(
@@ -60,41 +80,50 @@ def gradient(
     policy: Policy,
     window: Window,
     advantage_TB: Tensor,
-    index: Tensor,
+    index_AR: Tensor,
     *,
     entropy_weight: float | Tensor,
     precision: torch.dtype,
     average: Average | None = None,
     plan: Hashable = None,
+    skip: int = 0,
 ) -> dict[str, Tensor]:
-    """Leave the gradient of one minibatch in the parameters, clipped, and return figures; `loss` is the first.
+    """Leave the gradient of A minibatches, their mean, in the parameters, clipped, and return their mean figures.
 
-    Nothing here looks at the device's data, so a CUDA graph can hold it.
+    `loss` is the first figure. Nothing here looks at the device's data, so a CUDA graph can hold it. The first `skip`
+    steps of the window are gone through, and are no part of the loss.
     """
-    part, advantage_TR = rows_of(window, index), advantage_TB[:, index]
-    mixed = torch.autocast(policy.device.type, precision) if precision != torch.float32 else contextlib.nullcontext()
-    with mixed:
-        output, _ = policy.unroll(part.inputs, detach(part.memory), plan)
-    log_prob, entropy = policy.head.judge(output.action, part.action)
-    loss = ppo_loss(
-        config,
-        log_prob=log_prob,
-        entropy=entropy,
-        value=output.value,
-        old_log_prob=part.log_prob,
-        old_value=part.value,
-        advantage=advantage_TR,
-        entropy_weight=entropy_weight,
-        moments=None if average is None else _moments(advantage_TR, average),
-    )
     policy.zero_grad(set_to_none=True)
-    loss.total.backward()  # type: ignore[no-untyped-call]
+    seen = []
+    for index_R in index_AR:
+        part, advantage_TR = rows_of(window, index_R, skip), advantage_TB[skip:, index_R]
+        mixed = (
+            torch.autocast(policy.device.type, precision) if precision != torch.float32 else contextlib.nullcontext()
+        )
+        with mixed, training_mode(policy):
+            output, _ = policy.unroll(part.inputs, detach(part.memory), plan)
+        log_prob, entropy = policy.head.judge(output.action[skip:], part.action)
+        loss = ppo_loss(
+            config,
+            log_prob=log_prob,
+            entropy=entropy,
+            value=output.value[skip:],
+            old_log_prob=part.log_prob,
+            old_value=part.value,
+            advantage=advantage_TR,
+            entropy_weight=entropy_weight,
+            moments=None if average is None else _moments(advantage_TR, average),
+        )
+        (loss.total / len(index_AR)).backward()  # type: ignore[no-untyped-call]
+        seen.append({"loss": loss.total.detach().clone()} | loss.figures)
+    figures = seen[0]
+    if len(seen) > 1:
+        figures = {name: torch.stack([part[name] for part in seen]).mean(0) for name in figures}
     parameters = list(policy.parameters())
-    total = loss.total.detach().clone()
     if average is not None:
-        average([total, *_gradients(parameters)])
+        average([figures["loss"], *_gradients(parameters)])
     norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-    return {"loss": total} | loss.figures | {"grad_norm": norm}
+    return figures | {"grad_norm": norm}
 
 
 def _moments(advantage_TR: Tensor, average: Average) -> tuple[Tensor, Tensor]:
@@ -136,6 +165,8 @@ def learn(
     remaining: float,
     precision: torch.dtype,
     average: Average | None = None,
+    warm: float = 1.0,
+    skip: int = 0,
 ) -> dict[str, float]:
     """Improve the policy on one window and return the figures of the last pass.
 
@@ -148,11 +179,13 @@ def learn(
         remaining: the share of the run that lies ahead, 1 to 0, which a schedule follows.
         precision: float32, or bfloat16 for the unroll.
         average: where other processes learn from other rows, replaces tensors by their mean over all processes.
+        warm: the share of the warm-up that is done.
+        skip: steps at the window's start that the pass goes through, and that are no part of the loss.
 
     Raises:
         DivergedError: a loss or gradient is not finite; the policy is as it was before that step.
     """
-    rate, entropy_weight = rates(config, remaining)
+    rate, entropy_weight = rates(config, remaining, warm)
     for group in optimizer.param_groups:
         group["lr"] = rate
     advantage_TB = advantages(config, window)
@@ -160,16 +193,17 @@ def learn(
     for _ in range(config.epochs):
         order_MR = minibatches(advantage_TB.shape[1], config.minibatches, generator).to(policy.device)
         seen: list[Tensor] = []
-        for index in order_MR:
+        for index_AR in torch.split(order_MR, config.accumulate):
             figures = gradient(
                 config,
                 policy,
                 window,
                 advantage_TB,
-                index,
+                index_AR,
                 entropy_weight=entropy_weight,
                 precision=precision,
                 average=average,
+                skip=skip,
             )
             loss, norm = figures["loss"], figures["grad_norm"]
             if not bool(torch.isfinite(norm + loss)):

@@ -12,6 +12,7 @@ from ..envs.endless_tmaze import EndlessTMazeConfig
 from ..envs.from_gymnasium import GymConfig
 from ..memory.memo import MemoConfig
 from ..memory.rnn import LSTMConfig
+from ..memory.transformer import TransformerConfig
 from .config import EvalConfig, PPOConfig, TrainConfig
 
 
@@ -77,8 +78,39 @@ def dark_key_to_door_memo() -> TrainConfig:
     )
 
 
+def dark_key_to_door_relic() -> TrainConfig:
+    """Learn the dark room with full attention over the trial and ReLIC's recipe of learning; for a GPU.
+
+    Recipe as published (arXiv 2410.02751): learning goes through the trial so far with the newest weights, finished
+    episodes change their order, and acting goes on from a memory that the new weights have made. Positions inside the
+    episode and the sink with value 0 are ReLIC's too. The trunk is that of `dark-key-to-door-memo`, and so are returns
+    over the whole trial.
+    """
+    return TrainConfig(
+        env=DarkKeyToDoorConfig(),
+        memory=TransformerConfig(width=256, depth=4, heads=8, mlp=4, context=500, sink="kv0", positions="episode"),
+        ppo=PPOConfig(
+            rows=512,
+            window=100,
+            recompute=500,
+            shuffle=True,
+            epochs=2,
+            minibatches=4,
+            learning_rate=3e-4,
+            gamma=0.99,
+            entropy_weight=0.01,
+            cut_returns=False,
+        ),
+        evaluation=EvalConfig(every=20, episodes=256),
+        steps=60_000_000,
+        device="cuda",
+        precision="bfloat16",
+    )
+
+
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "dark-key-to-door-memo": dark_key_to_door_memo,
+    "dark-key-to-door-relic": dark_key_to_door_relic,
     "endless-tmaze-lstm": endless_tmaze_lstm,
     "minigrid-memory-lstm": minigrid_memory_lstm,
 }

@@ -248,15 +248,15 @@ class Part(NamedTuple):
 
     inputs: Inputs  # (T, R, ...)
     memory: State  # of R rows, before the first step
-    action: Tensor  # (T, R, ...)
+    action: Tensor  # (T, R, ...), as the next two without the steps that are only gone through
     log_prob: Tensor  # (T, R)
     value: Tensor  # (T, R)
 
 
-def rows_of(window: Window, index: Tensor) -> Part:
-    """Return some rows of a window, R of them."""
-    read = (window.inputs, window.action, window.log_prob, window.value)
-    inputs, *others = map_state(lambda part: part[:, index], read)
+def rows_of(window: Window, index: Tensor, skip: int = 0) -> Part:
+    """Return some rows of a window, R of them; what is judged begins after the first `skip` steps."""
+    judged = (window.action[skip:], window.log_prob[skip:], window.value[skip:])
+    inputs, *others = map_state(lambda part: part[:, index], (window.inputs, *judged))
     return Part(inputs, rows(window.memory, index), *others)
 
 

@@ -1,6 +1,7 @@
 """A run folder and what a run resumes from.
 
 - `config.json`: the whole configuration;
+- `about.json`: by which command, on which device and when (`train/about.py`);
 - `metrics.jsonl`, `events.*`: what was logged;
 - `checkpoints/<steps>/policy`: the agent;
 - `checkpoints/<steps>/training_state`: everything else that the run goes on from;
@@ -26,8 +27,9 @@ from .capture import Graphs
 from .config import TrainConfig
 from .episodes import EpisodeMeter
 from .heap import keep_memory
+from .history import check_trials, contents, restored
 from .ranks import Cutoff, Ranks
-from .rollout import Acting, start
+from .rollout import Acting, Window, start
 
 
 class RunFolder:
@@ -175,6 +177,7 @@ class Training:
         torch.manual_seed(config.seed)
         self.rows = self.ranks.rows(config.ppo.rows)
         self.env = config.env.build_part(self.rows, config.seed, device)
+        check_trials(config.ppo, self.env)
         self.policy = Policy(
             config.encoder,
             config.memory,
@@ -183,11 +186,17 @@ class Training:
             separate_critic=config.separate_critic,
         ).to(device)
         self.policy.check_episodes(self.env.episode_steps)
-        self.optimizer = torch.optim.Adam(
-            self.policy.parameters(), config.ppo.learning_rate, eps=config.ppo.adam_epsilon, fused=True
+        self.policy.eval()  # a core that is noisy while it learns is so in the pass that learns alone
+        ppo, parameters = config.ppo, self.policy.parameters()
+        options: dict[str, Any] = {"lr": ppo.learning_rate, "eps": ppo.adam_epsilon, "fused": True}
+        self.optimizer = (
+            torch.optim.AdamW(parameters, weight_decay=ppo.weight_decay, **options)
+            if ppo.weight_decay
+            else torch.optim.Adam(parameters, **options)
         )
         self.ranks.begin_equal(list(self.policy.parameters()))
         self.acting: Acting = start(self.env, self.policy)
+        self.history: Window | None = None  # what learning goes through again before the next window
         self.sampling = self.ranks.generator(device).manual_seed(config.seed)
         self.shuffling = self.ranks.generator("cpu").manual_seed(config.seed + 1)
         self.meter = EpisodeMeter(len(self.rows), self.env.cut_below)
@@ -214,6 +223,7 @@ class Training:
             tensors |= {f"optimizer.{index}.{name}": part for name, part in state.items()}
         if self.env.resumable:
             by_row = parts(self.acting, "acting") | {f"meter.{name}": part for name, part in self.meter.state.items()}
+            by_row |= contents(self.history) if self.history is not None else {}
             tensors |= {name: self.ranks.whole(part) for name, part in by_row.items()}
         data = {"updates": self.updates, "seconds": self.seconds, "figures": self.figures}
         return "training state", data, tensors
@@ -242,20 +252,21 @@ class Training:
             if self.env.resumable:
                 mine: dict[str, Tensor] = {}
                 for key, part in tensors.items():
-                    if key.startswith(("acting.", "meter.")):
+                    if key.startswith(("acting.", "meter.", "history.")):
                         if len(part) != self.config.ppo.rows:
                             raise ValueError(f"{key} has {len(part)} rows and not {self.config.ppo.rows}")
                         mine[key] = part[self.rows.start : self.rows.stop].clone()
-                on_device = {key: part.to(self.env.device) for key, part in mine.items() if key.startswith("acting.")}
+                self.meter.state = {name: mine.pop(f"meter.{name}") for name in self.meter.state}
+                on_device = {key: part.to(self.env.device) for key, part in mine.items()}
                 self.acting = from_parts(self.acting, on_device, "acting")
-                self.meter.state = {name: mine[f"meter.{name}"] for name in self.meter.state}
+                self.history = restored(on_device, self.acting)
             self.updates, self.seconds, self.figures = data["updates"], data["seconds"], data["figures"]
             if not self.env.resumable:
                 self.env.close()
                 # Other episodes than those that the run began with.
                 seed = self.config.seed + 1_000_003 * self.updates
                 self.env = self.config.env.build_part(self.rows, seed, self.env.device)
-                self.acting = start(self.env, self.policy)
+                self.acting, self.history = start(self.env, self.policy), None
         except (KeyError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"{checkpoint} does not fit the configuration of its run: {reason}") from None

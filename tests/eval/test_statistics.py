@@ -5,7 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from mnemic.eval.statistics import bootstrap_mean, interquartile_mean, stratified_bootstrap, wilson
+from mnemic.eval.statistics import (
+    bootstrap_mean,
+    difference,
+    interquartile_mean,
+    probability_of_improvement,
+    stratified_bootstrap,
+    wilson,
+)
 
 
 def test_wilson_agrees_with_the_formula_worked_by_hand() -> None:
@@ -95,3 +102,30 @@ def test_another_statistic_can_be_asked_for() -> None:
 def test_nothing_is_refused(scores: dict[str, list[float]]) -> None:
     with pytest.raises(ValueError, match="at least one"):
         stratified_bootstrap(scores)
+
+
+def test_probability_of_improvement_counts_pairs_and_half_of_the_ties() -> None:
+    # Pairs of {1, 3} and {1, 2}: 1 = 1 (1/2), 1 < 2 (0), 3 > 1 (1), 3 > 2 (1): 2.5 of 4.
+    assert probability_of_improvement([1, 3], [1, 2]).value == 0.625
+    assert probability_of_improvement([5, 6], [1, 2]) == (1.0, 1.0, 1.0)
+    assert probability_of_improvement([1, 2], [1, 2]).value == 0.5
+
+
+def test_probability_of_improvement_draws_both_sides() -> None:
+    # x is {0, 2}, y is always 1: draws of x win all, half or none of their pairs with chances 1/4, 1/2, 1/4.
+    assert probability_of_improvement([0, 2], [1, 1]) == (0.5, 0.0, 1.0)
+    assert probability_of_improvement([0, 2], [1, 1], level=0.2) == (0.5, 0.5, 0.5)
+
+
+def test_difference_is_between_the_interquartile_means() -> None:
+    assert difference([9, 1, 2, 3], [0, 0, 0, 100]).value == 2.5  # of {2, 3} and {0, 0}
+    assert difference([0, 2], [1, 1]) == (0.0, -1.0, 1.0)
+
+
+@pytest.mark.parametrize("compare", [probability_of_improvement, difference])
+def test_two_kinds_are_not_sure_of_themselves_where_one_has_one_run(compare) -> None:
+    found = compare([1.0], [0.0, 0.5, 1.5])
+    assert math.isfinite(found.value)
+    assert math.isnan(found.low)
+    with pytest.raises(ValueError, match="at least one"):
+        compare([], [1.0])

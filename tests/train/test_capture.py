@@ -212,7 +212,14 @@ def optimizer_of(policy):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"target_kl": 1e-5}, {"schedule": "constant"}, {"cut_returns": False}, {"epochs": 1, "minibatches": 1}],
+    [
+        {},
+        {"target_kl": 1e-5},
+        {"schedule": "constant"},
+        {"cut_returns": False, "trial_end": "stop"},
+        {"epochs": 1, "minibatches": 1},
+        {"minibatches": 6, "accumulate": 3, "target_kl": 1e-3},
+    ],
     ids=str,
 )
 def test_a_learning_graph_learns_as_learn_does(toys, options):
@@ -226,16 +233,16 @@ def test_a_learning_graph_learns_as_learn_does(toys, options):
             window, acting = collect(env, policy, acting, LENGTH, generator, config.cut_returns)
             if captured:
                 graph = graph or LearningGraph(config, policy, optimizer, window, torch.float32)
-                said[-1].append(graph(window, shuffling, remaining=remaining))
+                said[-1].append(graph(window, shuffling, remaining=remaining, warm=0.7))
             else:
                 learned = learn(
-                    config, policy, optimizer, window, shuffling, remaining=remaining, precision=torch.float32
+                    config, policy, optimizer, window, shuffling, remaining=remaining, precision=torch.float32, warm=0.7
                 )
                 said[-1].append(learned)
         weights.append({name: part.clone() for name, part in policy.state_dict().items()})
         steps = {int(state["step"]) for state in optimizer.state.values()}
         passes = sum(int(figures["passes"]) for figures in said[-1])
-        assert steps == {passes * config.minibatches}
+        assert steps == {passes * config.minibatches // config.accumulate}
     for captured, plain in zip(*said, strict=True):
         assert captured == pytest.approx(plain, rel=1e-4, abs=1e-6)
         assert list(captured) == list(plain)
@@ -312,7 +319,7 @@ def test_a_number_that_is_none_stops_all_later_steps(toys, minibatch):
             window.reward_next[3, 2] = math.nan
             graph._begin.replay()
             graph._number.fill_(minibatch)
-            graph._order_MR[minibatch] = torch.arange(3)
+            graph._order_NAR[minibatch] = torch.arange(3)
         step()
         seen.append({name: part.clone() for name, part in policy.state_dict().items()})
 

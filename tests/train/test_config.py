@@ -57,19 +57,25 @@ OTHER = {
         "epochs": 7,
         "minibatches": 5,
         "learning_rate": 1 / 3,
-        "schedule": "constant",
+        "accumulate": 5,
+        "schedule": "cosine",
         "final_learning_rate": 1e-7,
+        "warmup_steps": 1000,
         "adam_epsilon": 1e-9,
+        "weight_decay": 0.1,
         "max_grad_norm": 11.0,
         "gamma": 0.1 + 0.2,
         "gae_lambda": 0.5,
         "cut_returns": False,
+        "trial_end": "stop",
+        "refresh": False,
         "target_kl": 0.01,
         "wait_for": 0.6,
     },
     EvalConfig: {"every": 3, "episodes": 5, "stop_at": 0.9, "confirm_episodes": 6},
     TrainConfig: {
         "steps": 12,
+        "init": "runs/before",
         "seed": 2**63 - 1,
         "device": "cuda:1",
         "threads": 3,
@@ -86,6 +92,9 @@ OTHER = {
 }
 
 
+HISTORY = {"recompute": 100, "shuffle": True, "full_update": True}  # these need each other, and other values above
+
+
 def test_no_field_is_lost():
     """Every field has a value here that is not its default, and that value comes back."""
     parts = {}
@@ -95,10 +104,14 @@ def test_no_field_is_lost():
     default = TrainConfig()
     for cls, name in ((EncoderConfig, "encoder"), (PPOConfig, "ppo"), (EvalConfig, "evaluation")):
         for field in dataclasses.fields(cls):
-            assert getattr(parts[name], field.name) != getattr(getattr(default, name), field.name), field.name
+            if field.name not in HISTORY:
+                assert getattr(parts[name], field.name) != getattr(getattr(default, name), field.name), field.name
     for field in dataclasses.fields(TrainConfig):
         assert getattr(config, field.name) != getattr(default, field.name), field.name
     assert again(config) == config
+    ppo = PPOConfig(**HISTORY)
+    assert all(getattr(ppo, name) != getattr(PPOConfig(), name) for name in HISTORY)
+    assert again(TrainConfig(ppo=ppo)).ppo == ppo
 
 
 @pytest.mark.parametrize(
@@ -120,6 +133,17 @@ def test_no_field_is_lost():
         (lambda: PPOConfig(target_kl=-1), "ppo: target_kl is -1; it must be at least 0"),
         (lambda: PPOConfig(wait_for=0), "ppo: wait_for is 0; it must be above 0 and at most 1"),
         (lambda: PPOConfig(wait_for=1.5), "ppo: wait_for is 1.5; it must be above 0 and at most 1"),
+        (lambda: PPOConfig(schedule="slow"), "ppo: schedule is 'slow'; choose one of constant, linear, cosine"),
+        (lambda: PPOConfig(trial_end="never"), "ppo: trial_end is 'never'; choose one of bootstrap, stop"),
+        (lambda: PPOConfig(accumulate=0), "ppo: accumulate is 0; it must be at least 1"),
+        (lambda: PPOConfig(accumulate=3), "ppo: 4 minibatches do not divide into steps of 3; make minibatches a mult"),
+        (lambda: PPOConfig(warmup_steps=-1), "ppo: warmup_steps is -1; it must be at least 0"),
+        (lambda: PPOConfig(weight_decay=-1), "ppo: weight_decay is -1; it must be at least 0 and finite"),
+        (lambda: PPOConfig(recompute=-1), "ppo: recompute is -1; it must be at least 0"),
+        (lambda: PPOConfig(shuffle=True), "ppo: shuffle is about steps that are gone through again; set recompute"),
+        (lambda: PPOConfig(full_update=True), "ppo: full_update is about steps that are gone through again; set rec"),
+        (lambda: PPOConfig(recompute=9, shuffle=True, refresh=False), "ppo: shuffle changes .* it needs refresh"),
+        (lambda: PPOConfig(recompute=9, wait_for=0.5), "ppo: wait_for is 0.5 and recompute is 9; .* set wait_for to 1"),
         (lambda: EvalConfig(every=-1), "evaluation: every is -1; it must be at least 0"),
         (lambda: EvalConfig(episodes=0), "evaluation: episodes is 0; it must be at least 1"),
         (lambda: EvalConfig(stop_at=95), "evaluation: stop_at is 95; it must lie in 0..1"),

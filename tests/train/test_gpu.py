@@ -133,6 +133,31 @@ def test_recorded_learning_is_learning(memory, precision):
     assert (weights[0] - weights[1]).norm() < loose * weights[1].norm()
 
 
+@pytest.mark.parametrize("capture", [True, False])
+@pytest.mark.parametrize("memory", ["gru", "transformer", "memo"])
+def test_acting_goes_on_from_a_refreshed_memory(memory, capture):
+    """As after a pass from nothing with the new weights, over episodes that have changed their order."""
+    env = make_env("dark-key-to-door", size=3, episode_steps=7, trial_steps=96)
+    options = {"context": 96} if memory == "transformer" else {}
+    config = small(capture=capture, env=env, memory=make_config(memory, width=32, **options))
+    training = Training(replace(config, ppo=replace(config.ppo, recompute=96, shuffle=True, learning_rate=1e-2)))
+    window = act(training)
+    for steps in (32, 64):
+        assert improve(training, window)["recomputed_steps"] == steps - 32
+        history, policy = training.history, training.policy
+        memory_now, values = policy.initial_memory(64), []
+        with torch.no_grad():
+            for t in range(steps):
+                output, memory_now = policy.step(map_state(lambda part, t=t: part[t], history.inputs), memory_now)
+                values.append(output.value)
+            want = policy.step(training.acting.inputs, memory_now)[0].value
+        torch.testing.assert_close(history.value, torch.stack(values), rtol=1e-3, atol=1e-3)
+        window = act(training)
+        torch.testing.assert_close(window.value[0], want, rtol=1e-3, atol=1e-3)
+    improve(training, window)
+    assert training.history is None
+
+
 def test_a_loss_that_is_no_number_leaves_the_policy():
     training = Training(small())
     update(training)

@@ -17,7 +17,7 @@ from mnemic.train.config import EvalConfig, PPOConfig, TrainConfig
 from mnemic.train.log import LAYOUT
 from mnemic.train.loop import train
 from mnemic.train.ppo import DivergedError
-from mnemic.train.run import RunFolder
+from mnemic.train.run import RunFolder, Training
 
 PPO = PPOConfig(rows=6, window=7, minibatches=2, epochs=2)
 
@@ -307,3 +307,24 @@ def test_the_last_update_is_learned_and_logged_when_steps_do_not_divide(toys, tm
     assert (result.steps, result.figures) == (3 * PPO.batch_steps, {})
     rates = [line["losses/learning_rate"] for line in toys.metrics(tmp_path / "run")]
     assert rates == pytest.approx([1e-3, 1e-3 * 2 / 3, 1e-3 / 3])
+
+
+def test_the_learning_rate_warms_up_over_the_steps_it_is_told(toys, tmp_path):
+    """Two windows and a half: at the end of the first, 0.4 of them are done."""
+    ppo = replace(PPO, warmup_steps=5 * PPO.batch_steps // 2, schedule="constant")
+    run(tmp_path / "run", tiny(toys, ppo=ppo, steps=4 * PPO.batch_steps), toys.constant_evaluation)
+    rates = [line["losses/learning_rate"] for line in toys.metrics(tmp_path / "run")]
+    assert rates == pytest.approx([0.4e-3, 0.8e-3, 1e-3, 1e-3])
+
+
+def test_weights_decay_by_themselves(toys):
+    """Beside the step of Adam, each weight loses learning rate times decay of itself."""
+    weights = []
+    for decay in (0.0, 0.5):
+        ppo = replace(PPO, epochs=1, minibatches=1, weight_decay=decay, schedule="constant", learning_rate=0.01)
+        training = Training(tiny(toys, ppo=ppo))
+        before = torch.cat([part.detach().flatten().clone() for part in training.policy.parameters()])
+        loop.update(training)
+        weights.append(torch.cat([part.detach().flatten() for part in training.policy.parameters()]))
+    plain, decayed = weights
+    torch.testing.assert_close(decayed, plain - 0.01 * 0.5 * before, rtol=1e-5, atol=1e-6)

@@ -10,7 +10,7 @@ from mnemic.agents.encoder import EncoderConfig
 from mnemic.agents.policy import Policy
 from mnemic.memory import MEMORIES
 from mnemic.train.config import PPOConfig
-from mnemic.train.ppo import DivergedError, advantages, learn
+from mnemic.train.ppo import DivergedError, advantages, learn, rates
 from mnemic.train.rollout import collect, rows_of, start
 
 ROWS, LENGTH = 6, 13
@@ -30,13 +30,29 @@ def slow_advantages(config, window):
             for k in range(t, length):
                 terminated, truncated, trial_over = flags(window, k, b)
                 over = (terminated or truncated) if config.cut_returns else trial_over
-                worth = 0.0 if terminated and over else window.value_next[k, b].item()
+                nothing = terminated or (config.trial_end == "stop" and not config.cut_returns)
+                worth = 0.0 if nothing and over else window.value_next[k, b].item()
                 total += weight * (window.reward_next[k, b].item() + config.gamma * worth - window.value[k, b].item())
                 if over:
                     break
                 weight *= config.gamma * config.gae_lambda
             result[t, b] = total
     return result
+
+
+@pytest.mark.parametrize(("trial_end", "expected"), [("bootstrap", 2 + 0.5 * 40 - 3), ("stop", 2 - 3)])
+def test_what_a_trial_is_worth_after_its_clock_has_ended_it(toys, trial_end, expected):
+    """A trial of two episodes: the end of the first changes nothing, that of the trial is what the flag says."""
+    steps = [
+        toys.row(1, trial=True),
+        toys.row(2, reward=1, end="truncated", final=4),
+        toys.row(9, reward=2, end="truncated", final=37, trial=True),
+    ]
+    env, policy = toys.Script(steps), toys.SumPolicy()
+    window, _ = collect(env, policy, start(env, policy), 2, torch.Generator(), False)
+    window = window._replace(value=torch.tensor([[1.0], [3.0]]), value_next=torch.tensor([[3.0], [40.0]]))
+    config = PPOConfig(gamma=0.5, gae_lambda=1.0, cut_returns=False, trial_end=trial_end)
+    assert advantages(config, window).T.tolist() == [[1 + 0.5 * (expected + 3) - 1, expected]]
 
 
 def tiny_config(name):
@@ -72,14 +88,15 @@ def taught(policy, window, remaining=1.0, precision=torch.float32, optimizer=Non
     return learn(config, policy, optimizer, window, shuffling, remaining=remaining, precision=precision)
 
 
+@pytest.mark.parametrize("trial_end", ["bootstrap", "stop"])
 @pytest.mark.parametrize("cut_returns", [True, False])
 @pytest.mark.parametrize("trial_steps", [0, 9])
-def test_advantages_against_a_slow_computation(toys, cut_returns, trial_steps):
+def test_advantages_against_a_slow_computation(toys, cut_returns, trial_steps, trial_end):
     _, window = acted(toys, trial_steps=trial_steps, cut_returns=cut_returns)
     assert window.terminated_next.any()
     assert window.truncated_next.any()
     assert bool((window.truncated_next & ~window.trial_over_next).any()) == bool(trial_steps)
-    config = PPOConfig(gamma=0.9, gae_lambda=0.8, cut_returns=cut_returns)
+    config = PPOConfig(gamma=0.9, gae_lambda=0.8, cut_returns=cut_returns, trial_end=trial_end)
     torch.testing.assert_close(advantages(config, window), slow_advantages(config, window))
 
 
@@ -196,7 +213,16 @@ def test_a_number_that_is_none_stops_before_the_step(toys, where):
 
 @pytest.mark.parametrize(
     ("schedule", "remaining", "expected"),
-    [("constant", 1.0, 1e-2), ("constant", 0.1, 1e-2), ("linear", 1.0, 1e-2), ("linear", 0.25, 1e-3 + 0.25 * 9e-3)],
+    [
+        ("constant", 1.0, 1e-2),
+        ("constant", 0.1, 1e-2),
+        ("linear", 1.0, 1e-2),
+        ("linear", 0.25, 1e-3 + 0.25 * 9e-3),
+        ("cosine", 1.0, 1e-2),
+        ("cosine", 0.5, 1e-3 + 0.5 * 9e-3),
+        ("cosine", 0.75, 1e-3 + (0.5 + 0.5 * math.sqrt(0.5)) * 9e-3),
+        ("cosine", 0.0, 1e-3),
+    ],
 )
 def test_the_learning_rate_follows_its_schedule(toys, schedule, remaining, expected):
     policy, window = acted(toys)
@@ -213,6 +239,32 @@ def test_the_learning_rate_follows_its_schedule(toys, schedule, remaining, expec
     )
     assert figures["learning_rate"] == pytest.approx(expected)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(expected)
+
+
+def test_the_warm_up_is_of_the_learning_rate_alone():
+    config = PPOConfig(schedule="linear", learning_rate=1e-2, final_learning_rate=1e-3, entropy_weight=0.1)
+    assert rates(config, 0.5) == pytest.approx((5.5e-3, 0.05))
+    assert rates(config, 0.5, warm=0.2) == pytest.approx((1.1e-3, 0.05))
+
+
+def descended(toys, **options):
+    """The weights after a pass of plain gradient descent, which shows what gradients were taken, and the figures."""
+    policy, window = acted(toys)
+    optimizer = torch.optim.SGD(policy.parameters(), 1.0)
+    options |= {"epochs": 1, "schedule": "constant", "learning_rate": 1.0, "normalise_advantage": False}
+    figures = taught(policy, window, optimizer=optimizer, **options)
+    return torch.cat([part.detach().flatten() for part in policy.parameters()]), figures
+
+
+def test_accumulated_minibatches_are_one_large_one(toys):
+    """One step along the mean of three gradients of two rows is one step along the gradient of all six rows."""
+    together, of_one = descended(toys, minibatches=1)
+    in_parts, of_three = descended(toys, minibatches=3, accumulate=3)
+    apart, _ = descended(toys, minibatches=3)
+    torch.testing.assert_close(in_parts, together, rtol=1e-4, atol=1e-6)
+    assert (apart - together).abs().max() > 1e-4
+    own = ("explained_variance",)  # no mean of parts
+    assert of_three == pytest.approx(of_one | {name: of_three[name] for name in own}, rel=1e-4, abs=1e-6)
 
 
 def test_a_gradient_is_no_longer_than_allowed(toys):

@@ -109,6 +109,24 @@ def test_two_ranks_end_with_the_weights_and_rows_of_one(runs, close):
         same_but_for_rounding(close, runs / "one" / checkpoint, runs / "two" / checkpoint)
 
 
+def test_two_ranks_go_through_the_trial_again_as_one_does(tmp_path, close):
+    """Episodes of 4 steps in trials of 40: each rank keeps and shuffles the history of its own rows."""
+    task = ("--env", "dark-key-to-door", "--env.size", "3", "--env.episode-steps", "4", "--env.trial-steps", "40")
+    again = ("--ppo.recompute", "40", "--ppo.shuffle", "--ppo.no-cut-returns", "--memory", "lstm")
+    argv = (*task, *again, "--steps", str(4 * STEPS), *TINY)
+    assert main(["train", "--run", str(tmp_path / "one"), *argv]) == 0
+    _, complaints, code = run(2, "train", "--run", tmp_path / "two", *argv)
+    assert (complaints, code) == ([], 0)
+    kept = set()
+    for update in range(1, 5):
+        one, two = (tmp_path / name / f"checkpoints/{update * STEPS}" for name in ("one", "two"))
+        same_but_for_rounding(close, one, two)
+        history = state_of(two)[2]["history.value"]
+        assert len(history) == 16
+        kept.add(history.shape[1])
+    assert kept == {16, 32, 8, 24}
+
+
 def test_two_ranks_have_the_learning_curve_of_one(runs, toys):
     own = (
         "memory/",
