@@ -106,6 +106,6 @@ class DeltaNetConfig(MatrixConfig):
         if self.steps < 1:
             raise ValueError(f"memory {self.name}: steps is {self.steps}; a step writes at least once")
 
-    def layer(self, memories: int = 1) -> DeltaNet:
+    def layer(self, memories: int = 1) -> MatrixLayer:
         """Make one layer."""
         return DeltaNet(self, memories)

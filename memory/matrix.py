@@ -169,7 +169,8 @@ class MatrixLayer(Core):
         read_TBGV, memory_BGKV, top_BG = self.recur(x_TBD, heard_TBD, state, start_TB, active_TBG)
         if routing is not None:
             weight_TBM11 = routing.weight_TBM[..., None, None].to(read_TBGV.dtype)
-            read_TBGV = (weight_TBM11 * read_TBGV.unflatten(2, (self.memories, self.heads))).sum(2)
+            read_TBMHV = read_TBGV.reshape(*x_TBD.shape[:2], self.memories, self.heads, -1)
+            read_TBGV = (weight_TBM11 * read_TBMHV).sum(2)
         return self._leave(read_TBGV.to(x_TBD.dtype), x_TBD), MatrixState(memory_BGKV, top_BG, past)
 
     def flops_per_step(self, steps: int) -> float:
@@ -183,15 +184,15 @@ class MatrixLayer(Core):
 
     def queries(self, heard_TBD: Tensor) -> Tensor:
         """Return what is asked of each matrix, (T, B, G, K): memories of one head are asked the same."""
-        query_TBHK = self.query(heard_TBD).unflatten(-1, (self.heads, -1))
+        query_TBHK: Tensor = self.query(heard_TBD).unflatten(-1, (self.heads, -1))
         return query_TBHK if self.memories == 1 else query_TBHK.repeat(1, 1, self.memories, 1)
 
     def split(self, projected_TBF: Tensor) -> Tensor:
         """Return what one projection gives to each matrix, (T, B, G, ..); with several writes (T, N, B, G, ..)."""
         matrices = self.memories * self.heads
         if self.writes == 1:
-            return projected_TBF.unflatten(-1, (matrices, -1))
-        return projected_TBF.unflatten(-1, (self.writes, matrices, -1)).movedim(2, 1)
+            return projected_TBF.reshape(*projected_TBF.shape[:2], matrices, -1)
+        return projected_TBF.reshape(*projected_TBF.shape[:2], self.writes, matrices, -1).movedim(2, 1)
 
     def _leave(self, read_TBHV: Tensor, x_TBD: Tensor) -> Tensor:
         """Norm, gate and project what the heads have read, (T, B, D)."""

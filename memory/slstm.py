@@ -67,14 +67,15 @@ class SLSTM(Core):
 
     def gates(self, x_BD: Tensor, state: SLSTMState, start_B: Tensor) -> dict[str, Tensor]:
         """Return the forget and the output gate, (B, D), before the input gate sets the scale."""
-        hidden_BNK = torch.where(start_B[:, None], 0.0, state.hidden).unflatten(-1, (self.heads, -1))
+        hidden_BNK = torch.where(start_B[:, None], 0.0, state.hidden).view(len(x_BD), self.heads, -1)
         heard = torch.einsum("gnij,bnj->bgni", self.recurrent, hidden_BNK).flatten(1)
         _, forget, _, output = (F.linear(x_BD, self.input_weight, self.bias) + heard).chunk(4, 1)
         return {"forget": forget.sigmoid(), "output": output.sigmoid()}
 
     def _leave(self, hidden: Tensor) -> Tensor:
-        normed = F.rms_norm(hidden.unflatten(-1, (self.heads, -1)), (self.width // self.heads,), eps=EPS)
-        return normed.flatten(-2) * self.norm.to(hidden.dtype)
+        """Norm what leaves, (..., D), head by head."""
+        by_head = hidden.reshape(*hidden.shape[:-1], self.heads, -1)
+        return F.rms_norm(by_head, by_head.shape[-1:], eps=EPS).flatten(-2) * self.norm.to(hidden.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,7 +91,7 @@ def delta_product(
 ) -> tuple[Tensor, Tensor]:
     """Run the delta rule with N writes in each step: forget and decay once, then erase and write N times, then read.
 
-    With beta up to 2 a step multiplies memory by a product of N Householder matrices, so by any rotation for N = 2 on.
+    With beta up to 2 a step multiplies memory by a product of N Householder matrices, such as a rotation for N = 2.
     Source: Siems et al. 2025, "DeltaProduct" (arXiv 2502.10297), section 3. It is `delta_rule` over T N tokens.
 
     Args:
@@ -117,10 +117,10 @@ def delta_product(
         mine = torch.arange(writes, device=part.device).view(-1, *(1,) * (part.ndim - 1)) == at
         return torch.where(mine, part[:, None], torch.zeros_like(part[:, None])).flatten(0, 1)
 
-    tokens = (part.flatten(0, 1) for part in (key_TNBHK, value_TNBHV, beta_TNBH))
+    key, value, beta = (part.flatten(0, 1) for part in (key_TNBHK, value_TNBHV, beta_TNBH))
     decay = None if log_decay_TBH is None else spread(log_decay_TBH, at=0)
     query, start = spread(query_TBHK, at=writes - 1), spread(start_TB, at=0)
-    y, last_BHKV = delta_rule(query, *tokens, decay, state_BHKV, start, backend)
+    y, last_BHKV = delta_rule(query, key, value, beta, decay, state_BHKV, start, backend)
     return y[writes - 1 :: writes], last_BHKV
 
 
