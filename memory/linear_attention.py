@@ -33,9 +33,9 @@ def features(x: Tensor, kind: Feature) -> Tensor:
     if kind == "relu":
         return F.relu(x)
     width = x.shape[-1]
-    one, other = torch.triu_indices(width, width, device=x.device)
-    pairs = x[..., one] * x[..., other] * torch.where(one == other, (2 * width) ** -0.5, width**-0.5).to(x.dtype)
-    return torch.cat([torch.ones_like(x[..., :1]), x * width**-0.25, pairs], -1)
+    x = x * width**-0.25
+    pairs = [x[..., i : i + 1] * x[..., i + 1 :] for i in range(width - 1)]
+    return torch.cat([torch.ones_like(x[..., :1]), x, x * x * 0.5**0.5, *pairs], -1)
 
 
 def feature_width(width: int, kind: Feature) -> int:
