@@ -142,8 +142,8 @@ class MatrixLayer(Core):
     def initial_state(self, batch: int) -> MatrixState:
         """Return zeros."""
         weight, matrices = self.out.weight, self.memories * self.heads
-        wide = torch.promote_types(weight.dtype, torch.float32)
-        memory_BGKV = weight.new_zeros(batch, matrices, *self.shape, dtype=wide)
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        memory_BGKV = weight.new_zeros(batch, matrices, *self.shape, dtype=dtype)
         past = () if self.conv is None else self.conv.initial_state(batch)
         return MatrixState(memory_BGKV, self.initial_top(memory_BGKV), past)
 
