@@ -13,8 +13,8 @@ from torch.nn import functional as F
 class ShortConv(nn.Module):
     """silu of a weighted sum of the last C inputs of the trial, feature by feature; what lies before a start is 0.
 
-    So what a step is stored under can tell of the steps just before it. Source: Yang et al. 2024 (arXiv 2406.06484),
-    section 3.4, and Beck et al. 2024 (arXiv 2405.04517), appendix A, have one with 4 taps.
+    So what a step is stored under can tell of the steps just before it. The language models of this family have one
+    with 4 taps: DeltaNet (arXiv 2406.06484), xLSTM (arXiv 2405.04517), Titans (arXiv 2501.00663) with an ablation.
     """
 
     def __init__(self, width: int, taps: int) -> None:

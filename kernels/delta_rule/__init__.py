@@ -92,7 +92,7 @@ def delta_product(
     """Run the delta rule with N writes in each step: forget and decay once, then erase and write N times, then read.
 
     With beta up to 2 a step multiplies memory by a product of N Householder matrices, such as a rotation for N = 2.
-    Source: Siems et al. 2025, "DeltaProduct" (arXiv 2502.10297), section 3. It is `delta_rule` over T N tokens.
+    Source: Siems et al. 2025, "DeltaProduct" (arXiv 2502.10297). It is `delta_rule` over T N tokens.
 
     Args:
         query_TBHK: what is asked after the writes of each step, (T, B, H, K), T >= 1.
