@@ -1,7 +1,7 @@
 """What a long life does to a state: its size by the steps of a memory that is never emptied.
 
-A recurrent memory that training never taught to forget can work up to the lengths of training and fail beyond them, when
-some of its units outgrow what they were there ("state collapse", Stuffed Mamba, arXiv 2410.07145, section 4). So no part
+A recurrent memory that training never taught to forget can work up to the lengths of training and fail beyond them,
+when some of its units outgrow what they were there ("state collapse", Stuffed Mamba, arXiv 2410.07145). So no part
 should ever be more than twice as large as its largest inside the range of training.
 
 Shapes: T steps, B rows.

@@ -17,7 +17,8 @@ from mnemic.eval.diagnose.norms import Norm, live
 from mnemic.eval.diagnose.probe import fit
 from mnemic.eval.diagnose.record import Track, record, sources
 from mnemic.eval.diagnose.timescales import by_gate, by_regression
-from mnemic.memory import MEMORIES, make_config as make_memory
+from mnemic.memory import MEMORIES
+from mnemic.memory import make_config as make_memory
 from mnemic.memory.core import Core
 
 WIDTH = 8
@@ -101,7 +102,7 @@ def held():
 
 
 def test_a_latch_is_read_at_every_delay_and_after_every_overwrite(held):
-    recording, found = held
+    _, found = held
     assert set(found) == {(source, back) for source in ("input", "output", "state") for back in (0, 1)}
     latch = found["output", 0]
     assert [point.at for point in latch.by_age] == [0, 1, 2, 3, 4]
