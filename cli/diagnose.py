@@ -211,7 +211,8 @@ def _at(place: float, figure: Interval) -> str:
 def _half_life_table(found: list[HalfLives]) -> Table:
     lines = []
     for each in found:
-        quarters = np.quantile(each.steps_U, (0.25, 0.5, 0.75), method="lower") if len(each.steps_U) else []
+        parts = (0.25, 0.5, 0.75) if len(each.steps_U) else ()
+        quarters = [float(np.quantile(each.steps_U, part, method="lower")) for part in parts]
         beyond = int(np.isinf(each.steps_U).sum())
         lines.append(
             [

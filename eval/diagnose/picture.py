@@ -38,7 +38,7 @@ def write(found: Diagnosis, png: Path, folder: Path, title: str) -> None:
         for each in found.half_lives:
             if len(known := each.steps_U[np.isfinite(each.steps_U)]):
                 writer.add_histogram(f"diagnose/half_life/{each.name}", known)
-        picture = np.asarray(canvas.buffer_rgba())[..., :3]
+        picture = np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
         writer.add_image("diagnose/curves", picture, dataformats="HWC")
 
 
@@ -77,6 +77,8 @@ def _drawn(found: Diagnosis, title: str) -> FigureCanvasAgg:
     _half_lives(panels[1, 2], [each for each in found.half_lives if not each.longest], "half-lives by gates")
     for axes in panels.flat:
         axes.grid(alpha=0.3)
+        if not axes.has_data():
+            axes.text(0.5, 0.5, "nothing to show", transform=axes.transAxes, ha="center", color="0.5")
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="x-small", ncols=2)
     return canvas
@@ -97,7 +99,17 @@ def _curves(
         if reading.source != "input" and not pale:
             axes.axhline(reading.chance, color=colours[reading.hidden], linewidth=0.6, alpha=0.5)
     axes.set(ylabel="accuracy of the probe (thin: chance)", ylim=(-0.03, 1.03))
+    if not pale:
+        _from_zero(axes, max((point.at for reading in readings for point in points(reading)), default=0.0))
+
+
+def _from_zero(axes: Axes, most: float) -> None:
+    """Scale x in a line up to 4 and by powers of 2 from there."""
     axes.set_xscale("symlog", linthresh=4)
+    axes.set_xlim(-0.2, max(most, 1.0) * 1.1)
+    ticks = [0, 1, 2, *(2**power for power in range(2, 40) if 2**power <= axes.get_xlim()[1])]
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.minorticks_off()
 
 
 def _line(
@@ -131,7 +143,7 @@ def _sizes(axes: Axes, life: Life) -> None:
         axes.plot(steps, sizes, label=norm.name + broken)
         positive = positive and min(sizes) > 0
     axes.axvspan(0, life.trained, color="0.9")
-    axes.set(title=f"size without forgetting (grey: training; named: above {RULE:g}x)", xlabel="steps", ylabel="rms")
+    axes.set(title=f"size without forgetting (grey: training; a number: above {RULE:g}x)", xlabel="steps", ylabel="rms")
     axes.set_xscale("log")
     axes.set_yscale("log" if positive else "linear")
 

@@ -61,5 +61,5 @@ def fit(x_NF: Tensor, label_N: Tensor, classes: int, *, steps: int = 100) -> Pro
         return value
 
     with torch.enable_grad():
-        optimiser.step(loss)
+        optimiser.step(loss)  # type: ignore[no-untyped-call]
     return Probe(middle_F, scale_F, weight_CF.detach(), bias_C.detach())

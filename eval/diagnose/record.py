@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -107,7 +107,7 @@ def record(
                 logs[name] = logs.get(name, 0.0) + share.double().clamp(1e-9).log().flatten(1).mean(0)
     return Recording(
         _stacked(starts),
-        {name: Track(*map(_stacked, three), *sizes[name]) for name, three in tracks.items()},
+        {name: Track(*[_stacked(part) for part in three], *sizes[name]) for name, three in tracks.items()},
         {name: torch.stack(taken.features[name]).cpu() for name in wanted},
         {name: torch.stack(found_).cpu() for name, found_ in taken.units.items()},
         {name: (total / steps).cpu().numpy() for name, total in logs.items()},
@@ -166,8 +166,8 @@ class _Taken:
         self.units.setdefault(name, []).append(features_BF if units_BU is None else units_BU)
 
 
-def _stacked(found: list[Tensor]) -> NDArray[np.int64]:
-    numbers: NDArray[np.int64] = torch.stack(found).cpu().numpy()
+def _stacked(found: list[Tensor]) -> NDArray[Any]:
+    numbers: NDArray[Any] = torch.stack(found).cpu().numpy()
     return numbers
 
 

@@ -1,10 +1,10 @@
 """How long each unit holds what it holds, in steps: half-lives from what units do, and from how open gates are.
 
 By regression. With h the value of a unit less its mean, the share of a deviation that is left after s steps is the
-slope r(s) = sum h[t] h[t+s] / sum h[t]^2 over all pairs of moments s steps apart in one trial. The half-life is the first s
-at which r(s) is 1/2, on straight lines through log r between the s that are looked at (through r where it is not above
-0). For h[t+1] = a h[t] + noise, r(s) = a^s, so the half-life is log(1/2) / log(a). It is a slope and no correlation,
-since a decay without noise is correlated with itself at any distance.
+slope r(s) = sum h[t] h[t+s] / sum h[t]^2 over all pairs of moments s steps apart in one trial. The half-life is the
+first s at which r(s) is 1/2, on straight lines through log r between the s that are looked at (through r where it is
+not above 0). For h[t+1] = a h[t] + noise, r(s) = a^s, so the half-life is log(1/2) / log(a). It is a slope and no
+correlation, since a decay without noise is correlated with itself at any distance.
 
 By gates. A unit of which a step keeps the share f on average of log f has the half-life log(1/2) / mean log f.
 
