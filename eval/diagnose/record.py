@@ -107,7 +107,10 @@ def record(
                 logs[name] = logs.get(name, 0.0) + share.double().clamp(1e-9).log().flatten(1).mean(0)
     return Recording(
         _stacked(starts),
-        {name: Track(*[_stacked(part) for part in three], *sizes[name]) for name, three in tracks.items()},
+        {
+            name: Track(_stacked(value), _stacked(shown), _stacked(turn), *sizes[name])
+            for name, (value, shown, turn) in tracks.items()
+        },
         {name: torch.stack(taken.features[name]).cpu() for name in wanted},
         {name: torch.stack(found_).cpu() for name, found_ in taken.units.items()},
         {name: (total / steps).cpu().numpy() for name, total in logs.items()},
