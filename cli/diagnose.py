@@ -41,7 +41,7 @@ class DiagnoseOptions:
 
     steps: int = 0
     """Steps of each row that probes and half-lives are made from; 0: of a trial, at least 256 and at most 2,048."""
-    rows: int = 64
+    rows: int = 256
     """Environments side by side: probes learn from the first half of them and are tested on the others."""
     read: Read = "auto"
     """What probes read: the output of the core, its state, or both. auto: both; of a cache the output alone."""

@@ -22,7 +22,7 @@ from .contents import Contents, contents
 from .probe import fit
 from .record import Recording, Track
 
-MOST_SAMPLES = 8192
+MOST_SAMPLES = 16_384
 """That a probe is trained on."""
 LEAST_SAMPLES = 20
 """That a point of a curve stands on."""
@@ -82,11 +82,11 @@ def readings(recording: Recording, tell: Callable[[str], None] = lambda what: No
 def looked_for(track: Track, starts_TB: NDArray[np.bool_]) -> list[int]:
     """Return which contents to look for, counted back from the present one.
 
-    Where contents change: one more than the task asks for, at least the one before, and of many some.
+    Where contents change: two more than the task asks for, and of many some.
     """
     if not contents(track, starts_TB, 0).number_TB.any():
         return [0]
-    last = max(track.back + 1, 1)
+    last = track.back + 2
     return sorted({0, 1, track.back, *np.linspace(0, last, min(last + 1, MOST_BACK)).round().astype(int).tolist()})
 
 
