@@ -18,7 +18,7 @@ from ..agents.checkpoint import load_policy
 from ..agents.policy import Policy
 from ..envs import config_to_dict
 from ..envs.step import EnvConfig
-from ..eval.diagnose.curves import Reading, readings
+from ..eval.diagnose.curves import Point, Reading, readings
 from ..eval.diagnose.found import Diagnosis, as_data
 from ..eval.diagnose.norms import RULE, Life, live
 from ..eval.diagnose.picture import write
@@ -150,7 +150,8 @@ def _show(title: str, recording: Recording, found: Diagnosis, options: _Options)
         _print(console, _read_table(found.readings))
         console.print(
             "accuracy of linear probes with 95 % intervals over rows; input: what the core is told now, the control; "
-            "chance: always the most frequent.",
+            "chance: always the most frequent; delay: steps since it was shown; overwritten: contents before it; "
+            "1 before: the content whose place it took.",
             soft_wrap=True,
         )
         if "state" in recording.features and recording.state_units > options.project:
@@ -176,27 +177,25 @@ def _print(console: Console, made: Table) -> None:
 
 def _read_table(found: list[Reading]) -> Table:
     lines = []
-    before = {(each.hidden, each.source): each for each in found if each.back == 1}
+    probes = {(each.hidden, each.source, each.back): each for each in found}
     for each in found:
         if each.back:
             continue
-        old = before.get((each.hidden, each.source))
         last = each.by_number[-1] if len(each.by_number) > 1 else None
+        old = [probes.get((each.hidden, each.source, back)) for back in (1, 2)]
         lines.append(
             [
                 each.hidden,
                 each.source,
                 _words(each.accuracy),
                 f"{each.chance:.3f}",
-                _at(each.by_age[0].at, each.by_age[0].accuracy) if each.by_age else "",
-                _at(each.by_age[-1].at, each.by_age[-1].accuracy) if each.by_age else "",
-                _at(last.at, last.accuracy) if last else "",
-                _words(old.accuracy) if old else "",
-                f"{old.chance:.3f}" if old else "",
+                *(_at(each.by_age[place]) if each.by_age else "" for place in (0, -1)),
+                _at(last) if last else "",
+                *(f"{other.accuracy.value:.3f} ({other.chance:.3f})" if other else "" for other in old),
             ]
         )
-    header = ["hidden", "read from", "accuracy", "chance", "first delay", "last delay", "most overwritten"]
-    return table([*header, "the one before", "its chance"], lines)
+    header = ["hidden", "read from", "accuracy", "chance", "shortest delay", "longest delay", "most overwritten"]
+    return table([*header, "1 before (chance)", "2 before (chance)"], lines)
 
 
 def _words(figure: Interval) -> str:
@@ -204,8 +203,8 @@ def _words(figure: Interval) -> str:
     return f"{figure.value:.3f}{between}"
 
 
-def _at(place: float, figure: Interval) -> str:
-    return f"{place:.0f}: {figure.value:.3f}"
+def _at(point: Point) -> str:
+    return f"{point.at:,.0f}: {point.accuracy.value:.3f}"
 
 
 def _half_life_table(found: list[HalfLives]) -> Table:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...agents.policy import Policy
 from ...envs.step import Env, EnvConfig, Step
-from ...memory.core import State
+from ...memory.core import State, map_state
 from ..protocol import EVAL_SEED, check_fit
 from ..turns import told
 
@@ -73,7 +73,8 @@ def play(
         core, head = policy.core, policy.head
         generator = torch.Generator(env.device).manual_seed(seed)
         state, step = env.reset()
-        inputs, memory = told(step, head.blank(rows).to(env.device)), policy.initial_memory(rows)
+        inputs = told(step, head.blank(rows).to(env.device))
+        memory = map_state(torch.clone, policy.initial_memory(rows))  # its own, since it may be written to
         for number in range(steps):
             if number and not forget:
                 inputs = inputs._replace(trial_start=torch.zeros_like(inputs.trial_start))

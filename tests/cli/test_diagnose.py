@@ -28,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_is_diagnosed(run: Path, capsys) -> None:
     assert main(["diagnose", str(run), "--rows", "32", "--steps", "60", "--long", "100", "--sample"]) == 0
     said = capsys.readouterr().out
-    for words in ("endless-tmaze: gru", "cue", "output", "state", "the one before", "gate 0.update", "0.hidden", "36"):
+    for words in ("endless-tmaze: gru", "cue", "output", "state", "1 before", "gate 0.update", "0.hidden", "36"):
         assert words in said
     path = written(run)
     found = json.loads(path.read_text())
