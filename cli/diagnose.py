@@ -226,9 +226,9 @@ def _half_life_table(found: list[HalfLives]) -> Table:
     return table(["half-life of", "units", "a quarter below", "median", "a quarter above", "longer", "still"], lines)
 
 
-def _steps(value: float, longest: int) -> str:
+def _steps(value: float, longest: int | None) -> str:
     if math.isinf(value):
-        return f"> {longest:,}" if longest else "no end"
+        return "no end" if longest is None else f"> {longest:,}"
     return f"{value:,.1f}"
 
 

@@ -72,9 +72,9 @@ def _drawn(found: Diagnosis, title: str) -> FigureCanvasAgg:
     _survival(panels[0, 2], found.readings, colours)
     if found.life is not None:
         _sizes(panels[1, 0], found.life)
-    timed = [each for each in found.half_lives if each.longest]
+    timed = [each for each in found.half_lives if each.longest is not None]
     _half_lives(panels[1, 1], timed, "half-lives by regression")
-    _half_lives(panels[1, 2], [each for each in found.half_lives if not each.longest], "half-lives by gates")
+    _half_lives(panels[1, 2], [each for each in found.half_lives if each.longest is None], "half-lives by gates")
     for axes in panels.flat:
         axes.grid(alpha=0.3)
         if not axes.has_data():

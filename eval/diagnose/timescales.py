@@ -34,8 +34,8 @@ class HalfLives:
     name: str
     steps_U: NDArray[np.float64]
     """Of the units that vary; infinite where half is left at the longest distance."""
-    longest: int
-    """The longest distance that trials allowed; 0: there is no such limit."""
+    longest: int | None
+    """The longest distance that trials allowed; None: half-lives of gates have no such limit."""
     still: int = 0
     """Units that do not vary."""
 
@@ -89,4 +89,4 @@ def by_gate(name: str, log_kept_U: NDArray[np.float64]) -> HalfLives:
     """Return half-lives from the mean logarithm of what a step keeps."""
     with np.errstate(divide="ignore"):
         steps_U = math.log(0.5) / np.minimum(log_kept_U, 0.0)
-    return HalfLives(name, np.where(log_kept_U < 0, np.abs(steps_U), np.inf), 0)
+    return HalfLives(name, np.where(log_kept_U < 0, np.abs(steps_U), np.inf), None)

@@ -33,8 +33,8 @@ class HalfLives:
     units: int
     median: float
     """Infinite where most units outlast what could be seen; NaN where no unit varies."""
-    longest: int
-    """What could be seen; 0 for no limit."""
+    longest: int | None
+    """What could be seen; None for no limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ def _half_lives(found: dict[str, Any]) -> HalfLives:
         name=str(found["name"]),
         units=units,
         median=_number(found["median"], math.inf if units else math.nan),
-        longest=int(found["longest"]),
+        longest=None if found["longest"] is None else int(found["longest"]),
     )
 
 

@@ -176,8 +176,10 @@ def _median(halves: list[HalfLives]) -> str:
     if not ordered:
         return ""
     middle = ordered[len(ordered) // 2]
-    longest = max(half.longest for half in halves)
-    return number(middle) if math.isfinite(middle) else f"> {longest:,}" if longest else "no end"
+    if math.isfinite(middle):
+        return number(middle)
+    seen = [half.longest for half in halves if half.longest is not None]
+    return f"> {max(seen):,}" if seen else "no end"
 
 
 def _mean(values: list[float]) -> float:

@@ -145,6 +145,7 @@ def test_half_lives_of_a_decay():
     # The goals of the rows do not sum to exactly 0, so neither do the means.
     assert by_regression("state", made.units["state"], made.starts_TB).steps_U == pytest.approx(known, rel=0.1)
     assert list(made.kept) == ["0.stays"]
+    assert by_gate("0.stays", made.kept["0.stays"]).longest is None
     assert by_gate("0.stays", made.kept["0.stays"]).steps_U == pytest.approx(known, rel=1e-5)
 
 
@@ -286,3 +287,16 @@ def test_a_state_that_is_not_there_and_a_recording_too_large_are_refused():
         record(policy, env, steps=4, rows=4, read="state")
     with pytest.raises(ValueError, match="GB"):
         record(policy, env, steps=10_000_000, rows=64)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", ["gru", "memo"])
+def test_a_diagnosis_on_a_gpu(name):
+    env = make_config("color-cubes", size=3)
+    built = env.build(1, 0)
+    policy = Policy(EncoderConfig(), make_memory(name, width=64), built.observation_space, built.action_space).cuda()
+    made = record(policy, env, steps=40, rows=32, device="cuda", read="both", project=32)
+    assert {each.source for each in readings(made)} == {"input", "output", "state"}
+    assert by_regression("state", made.units["state"], made.starts_TB).longest > 0
+    life = live(policy, env, steps=30, rows=4, trained=10, device="cuda")
+    assert all(np.isfinite(norm.rms_T).all() for norm in life.norms)
