@@ -24,7 +24,7 @@ from .record import Recording, Track
 
 MOST_SAMPLES = 16_384
 """That a probe is trained on."""
-LEAST_SAMPLES = 20
+LEAST_SAMPLES = 40
 """That a point of a curve stands on."""
 MOST_BACK = 12
 """Contents that are looked for, at most, of those that a task asks for."""

@@ -104,16 +104,19 @@ def record(
             sign = signs.get(name.rpartition(".")[2])
             if sign is not None:
                 share = gate if sign > 0 else 1 - gate
-                logs[name] = logs.get(name, 0.0) + share.double().clamp(1e-9).log().flatten(1).mean(0)
+                stays_B1 = ~moment.forgets_B[:, None]  # where memory was emptied, nothing was there to keep
+                log_BU = share.double().clamp(1e-9).log().flatten(1)
+                logs[name] = logs.get(name, 0.0) + (log_BU * stays_B1).sum(0)
+    starts_TB = _stacked(starts)
     return Recording(
-        _stacked(starts),
+        starts_TB,
         {
             name: Track(_stacked(value), _stacked(shown), _stacked(turn), *sizes[name])
             for name, (value, shown, turn) in tracks.items()
         },
         {name: torch.stack(taken.features[name]).cpu() for name in wanted},
         {name: torch.stack(found_).cpu() for name, found_ in taken.units.items()},
-        {name: (total / steps).cpu().numpy() for name, total in logs.items()},
+        {name: (total.cpu() / max(int((~starts_TB).sum()), 1)).numpy() for name, total in logs.items()},
         found,
     )
 

@@ -271,12 +271,25 @@ def test_every_core_can_be_diagnosed(name):
     assert all(np.isfinite(norm.rms_T).all() for norm in life.norms)
 
 
-def test_gates_say_what_is_kept():
+@pytest.mark.parametrize(
+    ("name", "options", "gate"),
+    [
+        ("gru", {}, "0.update"),
+        ("lstm", {}, "0.forget"),
+        ("paragru", {}, "0.update"),
+        ("paralstm", {}, "0.forget"),
+        ("deltanet", {"gate": "scalar"}, "0.decay"),
+        ("mlstm", {}, "0.kept"),
+    ],
+)
+def test_gates_say_what_is_kept(name, options, gate):
     env = make_config("endless-tmaze", length=2, corridors=2)
     built = env.build(1, 0)
-    for name, gate in (("gru", "0.update"), ("lstm", "0.forget"), ("paragru", "0.update"), ("paralstm", "0.forget")):
-        policy = Policy(EncoderConfig(), make_memory(name, width=8), built.observation_space, built.action_space)
-        assert list(record(policy, env, steps=4, rows=4).kept) == [gate]
+    policy = Policy(EncoderConfig(), make_memory(name, width=8, **options), built.observation_space, built.action_space)
+    made = record(policy, env, steps=6, rows=4)
+    assert list(made.kept) == [gate]
+    assert (made.kept[gate] < 0).all()
+    assert (made.kept[gate] > math.log(1e-4)).all()  # what is emptied does not count
 
 
 def test_a_state_that_is_not_there_and_a_recording_too_large_are_refused():
