@@ -132,7 +132,7 @@ def _survival(axes: Axes, readings: Sequence[Reading], colours: dict[str, str]) 
             _line(axes, back, accuracy, colours[hidden], STYLES[source], f"{hidden}: {source}", 1.0)
             if source != "input":
                 axes.plot(back, [each.chance for each in some], color=colours[hidden], linewidth=0.6, alpha=0.5)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xticks(sorted({each.back for each in readings}))
     axes.set(title="what is left of old contents", xlabel="contents after it", ylabel="accuracy", ylim=(-0.03, 1.03))
 
 
