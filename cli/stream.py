@@ -61,7 +61,9 @@ class StreamOptions:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be played."""
-        for name, least in (("steps", 0), ("rows", 1), ("seed", 0), ("bins", 1), ("checkpoint", -1)):
+        if self.steps < 0:
+            raise ValueError(f"steps is {self.steps}; it must be at least 1")
+        for name, least in (("rows", 1), ("seed", 0), ("bins", 1), ("checkpoint", -1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         if 0 < self.steps < self.bins:

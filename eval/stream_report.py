@@ -78,13 +78,17 @@ def write_scalars(lines: Sequence[Line], folder: Path) -> None:
 
 
 def draw(lines: Sequence[Line], path: Path, title: str) -> None:
-    """Draw four panels into a PNG file: what is reached by budget, and what is reached, kept and waited for by time.
+    """Write the picture into a PNG file."""
+    FigureCanvasAgg(picture(lines, title)).print_png(str(path))  # type: ignore[no-untyped-call]
+
+
+def picture(lines: Sequence[Line], title: str) -> Figure:
+    """Draw four panels: what is reached by budget, and what is reached, kept and waited for by time.
 
     A policy without a budget (`full`) is a horizontal line in the first. What is reached is the success rate, or the
     return where the task does not say what a success is, or the reward of a step where no episode ended.
     """
     figure = Figure(figsize=(12, 8), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     (by_budget, by_time), (by_bytes, by_latency) = figure.subplots(2, 2)
     figure.suptitle(title)
     name = _reached(lines)
@@ -94,19 +98,28 @@ def draw(lines: Sequence[Line], path: Path, title: str) -> None:
     _draw_times(by_time, lines, name, reached)
     _draw_times(by_bytes, lines, "bytes of memory per environment", _bare(costs, "bytes"), "log")
     _draw_times(by_latency, lines, "seconds of a step (dotted: p99)", _bare(costs, "latency_median"), "log")
-    for number, (line, some) in enumerate(zip(lines, costs, strict=True)):
+    for line, look, some in zip(lines, _looks(lines), costs, strict=True):
         slow = [cost["latency_p99"] for cost in some]
-        by_latency.plot([one.end for one in line.stream.bins], slow, ":", color=_colour(number), linewidth=1)
-    by_time.legend(fontsize="small")
-    canvas.print_png(str(path))  # type: ignore[no-untyped-call]
+        by_latency.plot([one.end for one in line.stream.bins], slow, ":", linewidth=1, **look)
+    by_time.legend(fontsize="small", ncols=1 + len(lines) // 9)
+    return figure
 
 
 def _bare(costs: list[list[dict[str, float]]], key: str) -> list[list[Interval]]:
     return [[Interval(cost[key], math.nan, math.nan) for cost in some] for some in costs]
 
 
-def _colour(number: int) -> str:
-    return f"C{number % 10}"
+def _looks(lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """Return how each line is drawn: a policy has one colour in all panels, and is paler at its smaller budgets."""
+    budgets: dict[str, list[int]] = {}
+    for line in lines:
+        budgets.setdefault(line.cache.name, []).append(line.cache.context)
+    colours, looks = {name: f"C{number}" for number, name in enumerate(budgets)}, []
+    for line in lines:
+        some = sorted(budgets[line.cache.name])
+        share = (1 + some.index(line.cache.context)) / len(some)
+        looks.append({"color": colours[line.cache.name], "alpha": 0.25 + 0.75 * share})
+    return looks
 
 
 def _reached(lines: Sequence[Line]) -> str:
@@ -123,7 +136,7 @@ def _draw_budgets(axes: Axes, lines: Sequence[Line], name: str) -> None:
     for line in lines:
         found.setdefault(line.cache.name, []).append((line.cache.context, line.stream.figures()[name]))
     for number, (cache, points) in enumerate(found.items()):
-        colour = _colour(number)
+        colour = f"C{number}"
         for _, figure in (point for point in points if not point[0]):
             axes.axhline(figure.value, color=colour, linestyle="--", label=cache)
             if not math.isnan(figure.low):
@@ -135,8 +148,13 @@ def _draw_budgets(axes: Axes, lines: Sequence[Line], name: str) -> None:
                 [0.0 if math.isnan(f.low) else f.high - f.value for _, f in bounded],
             )
             axes.errorbar(contexts, values, yerr=[down, up], color=colour, marker="o", capsize=3, label=cache)
-            axes.set_xscale("log", base=2)
-            axes.set_xticks(contexts, [f"{context:,}" for context in contexts])
+    marks = sorted({line.cache.context for line in lines if line.cache.context})
+    if marks:
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(marks, [f"{context:,}" for context in marks])
+        axes.set_xlim(marks[0] / 1.2, marks[-1] * 1.2)  # one budget alone would get the margins of a linear axis
+    else:
+        axes.set_xticks([])
     axes.set(xlabel="context budget: entries that a row may keep", ylabel=name)
     axes.legend(fontsize="small")
     axes.grid(alpha=0.3)
@@ -145,12 +163,11 @@ def _draw_budgets(axes: Axes, lines: Sequence[Line], name: str) -> None:
 def _draw_times(
     axes: Axes, lines: Sequence[Line], words: str, values: Sequence[Sequence[Interval]], scale: Scale = "linear"
 ) -> None:
-    for number, (line, some) in enumerate(zip(lines, values, strict=True)):
-        ends, colour = [one.end for one in line.stream.bins], _colour(number)
-        axes.plot(ends, [figure.value for figure in some], color=colour, marker=".", label=line.label)
-        axes.fill_between(
-            ends, [figure.low for figure in some], [figure.high for figure in some], color=colour, alpha=0.1
-        )
+    for line, look, some in zip(lines, _looks(lines), values, strict=True):
+        ends = [one.end for one in line.stream.bins]
+        axes.plot(ends, [figure.value for figure in some], marker=".", label=line.label, **look)
+        low, high = [figure.low for figure in some], [figure.high for figure in some]
+        axes.fill_between(ends, low, high, color=look["color"], alpha=0.1)
     axes.set(xlabel="steps of the stream", ylabel=words)
     positive = all(figure.value > 0 for some in values for figure in some if not math.isnan(figure.value))
     axes.set_yscale(scale if positive else "linear")

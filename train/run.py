@@ -144,18 +144,18 @@ def begin_from(policy: Policy, path: Path) -> None:
     folder, _ = RunFolder.open(path)
     _, weights = read(folder.last() / "policy", "policy")
     own = policy.state_dict()
-    unlike = [name for name in own.keys() | weights.keys() if _shape(own, name) != _shape(weights, name)]
+    unlike = [name for name in own.keys() | weights.keys() if _in_words(own, name) != _in_words(weights, name)]
     if unlike:
         name = min(unlike)
         raise ValueError(
-            f"the policy of {path} does not fit this run: {name} has the shape {_shape(weights, name)} there and "
-            f"{_shape(own, name)} here; keep the sizes of memory and encoder, and what the task shows"
+            f"the policy of {path} does not fit this run: {name} is {_in_words(weights, name)} there and "
+            f"{_in_words(own, name)} here; keep the memory, its sizes, those of the encoder, and what the task shows"
         )
     policy.load_state_dict(weights)
 
 
-def _shape(found: dict[str, Tensor], name: str) -> tuple[int, ...] | None:
-    return tuple(found[name].shape) if name in found else None
+def _in_words(found: dict[str, Tensor], name: str) -> str:
+    return f"of shape {tuple(found[name].shape)}" if name in found else "missing"
 
 
 class Training:

@@ -10,6 +10,7 @@ Shapes: B rows, S slots.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -56,9 +57,12 @@ class AgeConfig(RankedConfig):
     """Give the bonus to what was not used, as the paper's formula has it."""
 
     def __post_init__(self) -> None:
-        """Refuse a negative rate, and shares that no entry can have or all have."""
+        """Refuse a negative rate, what is no number, and shares that no entry can have or all have."""
         super().__post_init__()
-        if not self.rate >= 0:
+        for name in ("weight", "rate", "bonus"):
+            if not math.isfinite(getattr(self, name)):
+                self.refuse(f"{name} is {getattr(self, name)}; it must be finite")
+        if self.rate < 0:
             self.refuse(f"rate is {self.rate}; it must be at least 0")
         if self.used_steps < 1:
             self.refuse(f"used_steps is {self.used_steps}; it must be at least 1")

@@ -146,7 +146,7 @@ def complaint(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("--steps 100 --context 12", ["--cache says what the memory keeps", ", ".join(CACHES)]),
         ("--cache window", ["--steps N"]),
         ("--steps 0 --cache window", ["--steps N"]),
-        ("--steps -5 --cache full", ["steps is -5", "at least 0"]),
+        ("--steps -5 --cache full", ["steps is -5", "at least 1"]),
         ("--steps 100 --cache window --context 0", ["--context has 0", "at least 1"]),
         ("--steps 100 --cache window --context 64,-3", ["--context has -3", "at least 1"]),
         ("--steps 100 --cache window --context -3", ["--context has -3", "at least 1"]),

@@ -189,6 +189,13 @@ def test_a_policy_of_another_form_is_no_beginning(folder):
     folder.save(Training(config()), keep=1)
     training = Training(TrainConfig(memory=make_config("none", width=8)))
     before = [part.clone() for part in training.policy.parameters()]
-    with pytest.raises(ValueError, match=r"does not fit this run: \S+ has the shape \(64,\) there and \(8,\) here"):
+    with pytest.raises(ValueError, match=r"not fit this run: \S+ is of shape \(64,\) there and of shape \(8,\) here"):
         begin_from(training.policy, folder.path)
     assert all(torch.equal(a, b) for a, b in zip(before, training.policy.parameters(), strict=True))
+
+
+def test_a_policy_with_another_memory_is_no_beginning(folder):
+    folder.save(Training(config()), keep=1)
+    training = Training(TrainConfig(memory=make_config("gru", width=64)))
+    with pytest.raises(ValueError, match=r"does not fit this run: \S+ is missing there and of shape \(.*\) here"):
+        begin_from(training.policy, folder.path)

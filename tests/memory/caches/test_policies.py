@@ -193,6 +193,7 @@ def test_a_budget_of_nothing_is_refused(name: str, context: int) -> None:
         ("age", {"recent": -1}, "recent is -1; it must be at least 0"),
         ("age", {"used_share": 0.0}, "used_share is 0.0; it must lie in 0 to 1"),
         ("age", {"rate": -1.0}, "rate is -1.0; it must be at least 0"),
+        ("age", {"weight": float("nan")}, "weight is nan; it must be finite"),
         ("random", {"sinks": -1}, "sinks is -1; it must be at least 0"),
         ("thin", {"context": 95}, "the least is 96 (2 x recent 32 + a page of 32); give --context 96 or more"),
         ("thin", {"ratio": 1.0}, "ratio is 1.0; it must be at least 0 and less than 1"),
