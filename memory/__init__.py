@@ -7,11 +7,15 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from .aaren import AarenConfig
+from .agalite import AGaLiTeConfig
 from .core import Core, MemoryConfig, State
+from .gtrxl import GTrXLConfig
 from .memo import MemoConfig
 from .none import NoneConfig
 from .para import ParaGRUConfig, ParaLSTMConfig
+from .rat import RATConfig
 from .rnn import GRUConfig, LSTMConfig
+from .slots import SlotsConfig
 from .transformer import TransformerConfig
 
 __all__ = ["MEMORIES", "Core", "MemoryConfig", "State", "config_from_dict", "config_to_dict", "make_config"]
@@ -25,6 +29,10 @@ MEMORIES: dict[str, type[MemoryConfig]] = {
     "aaren": AarenConfig,
     "transformer": TransformerConfig,
     "memo": MemoConfig,
+    "gtrxl": GTrXLConfig,
+    "agalite": AGaLiTeConfig,
+    "rat": RATConfig,
+    "slots": SlotsConfig,
 }
 
 

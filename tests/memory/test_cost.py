@@ -15,6 +15,8 @@ WIDTH, STEPS, ROWS = 32, 15, 64
 OPTIONS: dict[str, dict[str, Any]] = {
     "transformer": {"context": STEPS + 1, "sink": "kv"},
     "memo": {"segment": 8, "summaries": 4, "sets": 1},
+    "gtrxl": {"context": STEPS},
+    "rat": {"chunk": 4, "chunks": 3},
 }
 
 

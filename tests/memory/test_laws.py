@@ -16,6 +16,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "transformer": {"heads": 2, "context": 8},
     "memo": {"heads": 2, "segment": 8, "summaries": 2, "sets": 2},
     "aaren": {"heads": 2},
+    "gtrxl": {"heads": 2, "context": 6},
+    "agalite": {"heads": 2},
+    "rat": {"heads": 2, "chunk": 4, "chunks": 3},
+    "slots": {"slots": 4, "slot_width": 5, "key_width": 3},
 }
 STACKED: dict[str, Any] = {"depth": 2, "residual": "gate", "mlp": 2}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -32,6 +36,16 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "memo-one-segment-of-gradient": ("memo", {"summary_gradient": 1}),
     "memo-direct": ("memo", {"reread": False, "depth_dropout": 0.5, "segment_jitter": 0.2}),
     "memo-direct-overwrite": ("memo", {"reread": False, "store": "overwrite", "depth": 2}),
+    "gtrxl-past-alone": ("gtrxl", {"current": False, "past_gradient": False, "positions": "learned"}),
+    "gtrxl-sinusoidal": ("gtrxl", {"positions": "sinusoidal", "depth": 2, "context": 30}),
+    "gtrxl-no-positions": ("gtrxl", {"positions": "none", "current": False, "residual": "none"}),
+    "agalite-published": ("agalite", {"frequencies": "published", "rank": 3}),
+    "galite": ("agalite", {"product": "exact", "depth": 2}),
+    "rat-attention": ("rat", {"chunk": 1, "chunks": 30}),
+    "rat-one-chunk": ("rat", {"chunk": 7, "chunks": 1, "groups": 1, "depth": 2}),
+    "slots-writes": ("slots", {"writes": 3, "reads": 2, "residual": "add", "depth": 2}),
+    "slots-soft": ("slots", {"write": "soft", "temperature": 0.5}),
+    "slots-feedback": ("slots", {"write": "gumbel", "feedback": True}),
 }
 FAR = {"memo": {"segment": 200}}
 
