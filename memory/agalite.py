@@ -76,7 +76,11 @@ class AGaLiTe(Core):
         if frequencies == "harmonic":
             turns, self.cycle, self.weight = list(range(rank)), rank, 2 / rank
         else:
-            turns, self.cycle, self.weight = [2 * j + 1 - rank for j in range(rank)], 2 * max(rank - 1, 1), 1 / (2 * rank)
+            turns, self.cycle, self.weight = (
+                [2 * j + 1 - rank for j in range(rank)],
+                2 * max(rank - 1, 1),
+                1 / (2 * rank),
+            )
         # The code's one frequency at a rank of 1 is the first of its row, -pi.
         turns_R = torch.tensor([-1] if frequencies == "published" and rank == 1 else turns)
         self.register_buffer("turns_R", turns_R, persistent=False)
@@ -164,7 +168,9 @@ class AGaLiTe(Core):
 
     def _read_matrix(self, trace_TBN: Tensor, query_TBHF: Tensor) -> Tensor:
         """Return what the queries read, (T, B, H, K)."""
-        key_N, matrix_N = trace_TBN.split([self.expand * self.width, trace_TBN.shape[-1] - self.expand * self.width], -1)
+        key_N, matrix_N = trace_TBN.split(
+            [self.expand * self.width, trace_TBN.shape[-1] - self.expand * self.width], -1
+        )
         matrix_TBHKF = matrix_N.unflatten(-1, (self.heads, -1, query_TBHF.shape[-1]))
         total_TBH = (key_N.unflatten(-1, (self.heads, -1)) * query_TBHF).sum(-1)
         query_TBHF = query_TBHF / (total_TBH[..., None] + EPS)

@@ -52,7 +52,13 @@ class PastAttention(Core):
         self, width: int, heads: int, context: int, positions: Positions, table: int, current: bool, gradient: bool
     ) -> None:
         super().__init__(width)
-        self.heads, self.context, self.positions, self.current, self.gradient = heads, context, positions, current, gradient
+        self.heads, self.context, self.positions, self.current, self.gradient = (
+            heads,
+            context,
+            positions,
+            current,
+            gradient,
+        )
         self.query = nn.Linear(width, width, bias=False)
         self.key_and_value = nn.Linear(width, 2 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
@@ -108,7 +114,10 @@ class PastAttention(Core):
         place_BN = torch.cat([seen_B[:, None] + time_N[:context], time_T - begun_BT], 1)
         query_BHTK, kv_B2HNK = self._made(x_TBD.transpose(0, 1), self._placed(asked_BND, place_BN), time_N)
 
-        first_BT, last_BT = torch.maximum(begun_BT, time_T - context), (time_T - (0 if self.current else 1)).expand_as(begun_BT)
+        first_BT, last_BT = (
+            torch.maximum(begun_BT, time_T - context),
+            (time_T - (0 if self.current else 1)).expand_as(begun_BT),
+        )
         first_BT, last_BT = (torch.where(first_BT > last_BT, NOTHING, part) for part in (first_BT, last_BT))
         time_BN = F.pad(time_N, (0, 1), value=NOTHING).expand(len(seen_B), -1)
         read_BHTK = attention(query_BHTK, F.pad(kv_B2HNK, (0, 0, 0, 1)), Seen(time_BN, first_BT, last_BT))

@@ -95,7 +95,9 @@ class RAT(Core):
         number_TB = step_TB // self.chunk
 
         hold_TBN = hold_TBHK[:, :, None].expand_as(new_TB2HK).flatten(2)
-        mean_TBN, last_BN = linear_scan(hold_TBN, new_TB2HK.flatten(2), running_B2HK.flatten(1), step_TB % self.chunk == 0)
+        mean_TBN, last_BN = linear_scan(
+            hold_TBN, new_TB2HK.flatten(2), running_B2HK.flatten(1), step_TB % self.chunk == 0
+        )
         cosine, sine = self._turn(number_TB[..., None], x_TBD)
         key_TBHK, value_TBHK = mean_TBN.unflatten(2, (2, self.heads, -1)).unbind(2)
         key_TBHK, query_TBHK = rotate(key_TBHK, cosine, sine), rotate(query_TBHK, cosine, sine)

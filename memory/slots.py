@@ -209,7 +209,9 @@ class SlotsConfig(MemoryConfig):
         if not self.temperature > 0:
             raise ValueError(f"memory {self.name}: temperature is {self.temperature}; it must be above 0")
         if self.write not in ("straight-through", "gumbel", "soft"):
-            raise ValueError(f"memory {self.name}: unknown write {self.write!r}; choose straight-through, gumbel or soft")
+            raise ValueError(
+                f"memory {self.name}: unknown write {self.write!r}; choose straight-through, gumbel or soft"
+            )
 
     def build(self) -> Core:
         """Make the core."""
