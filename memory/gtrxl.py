@@ -132,8 +132,9 @@ class PastAttention(Core):
         """Return queries, and keys and values of entries.
 
         With relative positions both are twice as wide. The term of a query at i and a key at j is
-        p_s . sin((i - j) w) + p_c . cos((i - j) w) = cos(j w) . (p_s sin(i w) + p_c cos(i w)) + sin(j w) . (p_c sin(i w)
-        - p_s cos(i w)), a product of two vectors; values get zeros.
+        p_s . sin((i - j) w) + p_c . cos((i - j) w)
+        = cos(j w) . (p_s sin(i w) + p_c cos(i w)) + sin(j w) . (p_c sin(i w) - p_s cos(i w)),
+        a product of two vectors; values get zeros.
         """
         query_BHTK = self.query(x_BTD).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         kv_BN2HK = self.key_and_value(asked_BND.to(x_BTD.dtype)).unflatten(-1, (2, self.heads, -1))

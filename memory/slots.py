@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels.linear_scan import linear_scan
-from .core import Core, MemoryConfig, State, count_parameters, select
+from .core import Core, MemoryConfig, count_parameters, select
 from .rnn import LSTM, LSTMState
 from .stack import Stack
 
