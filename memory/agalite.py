@@ -152,7 +152,7 @@ class AGaLiTe(Core):
     def _read_terms(self, trace_TBN: Tensor, query_TBHF: Tensor) -> Tensor:
         """Return what the queries read, (T, B, H, K)."""
         keys = self.expand * self.width
-        key_N, value_N = trace_TBN.split([keys * (self.rank + 1), self.width * self.rank], -1)
+        key_N, value_N = torch.split(trace_TBN, [keys * (self.rank + 1), self.width * self.rank], -1)
         key_TBRHF = key_N.unflatten(-1, (self.rank + 1, self.heads, -1))
         value_TBRHK = value_N.unflatten(-1, (self.rank, self.heads, -1))
         match_TBRH = torch.einsum("tbrhf,tbhf->tbrh", key_TBRHF, query_TBHF)
@@ -168,9 +168,8 @@ class AGaLiTe(Core):
 
     def _read_matrix(self, trace_TBN: Tensor, query_TBHF: Tensor) -> Tensor:
         """Return what the queries read, (T, B, H, K)."""
-        key_N, matrix_N = trace_TBN.split(
-            [self.expand * self.width, trace_TBN.shape[-1] - self.expand * self.width], -1
-        )
+        keys = self.expand * self.width
+        key_N, matrix_N = torch.split(trace_TBN, [keys, trace_TBN.shape[-1] - keys], -1)
         matrix_TBHKF = matrix_N.unflatten(-1, (self.heads, -1, query_TBHF.shape[-1]))
         total_TBH = (key_N.unflatten(-1, (self.heads, -1)) * query_TBHF).sum(-1)
         query_TBHF = query_TBHF / (total_TBH[..., None] + EPS)

@@ -99,7 +99,7 @@ class RAT(Core):
             hold_TBN, new_TB2HK.flatten(2), running_B2HK.flatten(1), step_TB % self.chunk == 0
         )
         cosine, sine = self._turn(number_TB[..., None], x_TBD)
-        key_TBHK, value_TBHK = mean_TBN.unflatten(2, (2, self.heads, -1)).unbind(2)
+        key_TBHK, value_TBHK = mean_TBN.view(new_TB2HK.shape).unbind(2)
         key_TBHK, query_TBHK = rotate(key_TBHK, cosine, sine), rotate(query_TBHK, cosine, sine)
 
         entry_BE2HK, trial_BE, number_BE = self._entries(kv_B2HCK, key_TBHK, value_TBHK, step_TB, start_TB)

@@ -14,7 +14,7 @@ from mnemic.memory.slots import Slots, SlotsConfig, SlotState
 def build(**options: Any) -> Slots:
     """One layer with 3 slots of 2 numbers and the unit vectors as keys, the last that of "no write"."""
     torch.manual_seed(0)
-    given = {"width": 2, "slots": 3, "slot_width": 2, "key_width": 4, **options}
+    given = {"width": 2, "slots": 3, "slot_width": 2, "key_width": 4, "temperature": 1.0, **options}
     core = SlotsConfig(**given).build().layers[0].double().eval()  # type: ignore[index,union-attr]
     assert isinstance(core, Slots)
     with torch.no_grad():
