@@ -153,8 +153,8 @@ class AGaLiTe(Core):
         """Return what the queries read, (T, B, H, K)."""
         keys = self.expand * self.width
         key_N, value_N = torch.split(trace_TBN, [keys * (self.rank + 1), self.width * self.rank], -1)
-        key_TBRHF = key_N.unflatten(-1, (self.rank + 1, self.heads, -1))
-        value_TBRHK = value_N.unflatten(-1, (self.rank, self.heads, -1))
+        key_TBRHF = key_N.view(*key_N.shape[:2], self.rank + 1, self.heads, -1)
+        value_TBRHK = value_N.view(*key_N.shape[:2], self.rank, self.heads, -1)
         match_TBRH = torch.einsum("tbrhf,tbhf->tbrh", key_TBRHF, query_TBHF)
         share_TBRH = match_TBRH[:, :, :-1] / (match_TBRH[:, :, -1:] + EPS)
         return self.weight * torch.einsum("tbrh,tbrhk->tbhk", share_TBRH, value_TBRHK)
@@ -170,8 +170,8 @@ class AGaLiTe(Core):
         """Return what the queries read, (T, B, H, K)."""
         keys = self.expand * self.width
         key_N, matrix_N = torch.split(trace_TBN, [keys, trace_TBN.shape[-1] - keys], -1)
-        matrix_TBHKF = matrix_N.unflatten(-1, (self.heads, -1, query_TBHF.shape[-1]))
-        total_TBH = (key_N.unflatten(-1, (self.heads, -1)) * query_TBHF).sum(-1)
+        matrix_TBHKF = matrix_N.view(*query_TBHF.shape[:3], -1, query_TBHF.shape[-1])
+        total_TBH = (key_N.view(query_TBHF.shape) * query_TBHF).sum(-1)
         query_TBHF = query_TBHF / (total_TBH[..., None] + EPS)
         return torch.einsum("tbhkf,tbhf->tbhk", matrix_TBHKF, query_TBHF)
 
