@@ -1,6 +1,7 @@
 """AGaLiTe and GaLiTe: linear attention with a gate for every key and value, in memory of a fixed size.
 
-Shapes: T time, B rows, D features, H heads, K = D / H, E features that expand a key, F = K E, R terms of the product.
+Shapes: T time, B rows, D features, H heads, K = D / H, E features that expand a key, F = K E, R terms of the product,
+N numbers side by side.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Chunks are counted from the start of a row's trial, so rows are at different places of theirs.
 Shapes: T time, B rows, D features, H heads, K = D / H, G groups of heads, L steps of a chunk, C chunks that are kept,
-M chunks that can end in a window, E = C + M.
+M chunks that can end in a window, E = C + M, N numbers side by side or what one step asks.
 """
 
 from __future__ import annotations

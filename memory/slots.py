@@ -1,6 +1,7 @@
 """Slots: an LSTM with a memory of slots, in which a write overwrites one slot and leaves the others as they are.
 
-Shapes: T time, B rows, D features, M slots, V width of a slot, A width of an address, W writes a step, R reads a step.
+Shapes: T time, B rows, D features, M slots, V width of a slot, A width of an address, W writes a step, R reads a step,
+U = 2 D numbers that queries and values are made of, N numbers side by side.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Slots(Core):
 
     Sources: the idea of ALER (arXiv 2610.00592: an LSTM, slots that a concentrated write overwrites, a learned gate
     before the heads), of which only the abstract was read; the equations are our own. The keys of slots are learned
-    numbers, not contents: a memory by places, as in the write of NTM by location.
+    and stay as they are, whatever stands in the slots: they are places, and what belongs together learns to go to one.
     """
 
     def __init__(
