@@ -169,3 +169,30 @@ def test_gates_say_whether_a_write_takes_place() -> None:
 def test_what_makes_no_sense_is_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=f"memory slots: {said}"):
         make_config("slots", **options)
+
+
+def test_it_learns_to_keep_and_overwrite_what_belongs_to_each_key() -> None:
+    """Four keys get one of four values again and again, and now and then one is asked for: chance is a quarter."""
+    torch.manual_seed(0)
+    keys, values, steps, rows = 4, 4, 16, 64
+    core = SlotsConfig(width=32).build()
+    into, out = torch.nn.Linear(keys + values + 1, 32), torch.nn.Linear(32, values)
+    learned = [*core.parameters(), *into.parameters(), *out.parameters()]
+    optimiser, right = torch.optim.Adam(learned, 5e-3), []
+    start = torch.zeros(steps, rows, dtype=torch.bool)
+    while len(right) < 300 and sum(right[-10:]) <= 9.7:
+        key, value = torch.randint(keys, (steps, rows)), torch.randint(values, (steps, rows))
+        asked, held, want = torch.rand(steps, rows) < 0.4, torch.full((rows, keys), -1), []
+        for t in range(steps):
+            held = torch.where(asked[t, :, None], held, held.scatter(1, key[t, :, None], value[t, :, None]))
+            want.append(torch.where(asked[t], held.gather(1, key[t, :, None])[:, 0], -1))
+        one_of_key, one_of_value = torch.eye(keys)[key], torch.eye(values)[value] * ~asked[..., None]
+        seen = torch.cat([one_of_key, one_of_value, asked[..., None].float()], -1)
+        y, _ = core.unroll(into(seen), core.initial_state(rows), start)
+        said, target = out(y).flatten(0, 1), torch.stack(want).flatten()
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(said, target, ignore_index=-1).backward()
+        optimiser.step()
+        known = target >= 0
+        right.append((said.argmax(-1) == target)[known].float().mean().item())
+    assert sum(right[-10:]) > 9.7
