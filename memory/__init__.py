@@ -9,13 +9,18 @@ from typing import Any
 from .aaren import AarenConfig
 from .agalite import AGaLiTeConfig
 from .core import Core, MemoryConfig, State
+from .deltanet import DeltaNetConfig
 from .gtrxl import GTrXLConfig
+from .linear_attention import BasedConfig, LinearAttentionConfig
 from .memo import MemoConfig
+from .mlstm import MLSTMConfig
+from .mom import MoMConfig
 from .none import NoneConfig
 from .para import ParaGRUConfig, ParaLSTMConfig
 from .rat import RATConfig
 from .rnn import GRUConfig, LSTMConfig
 from .slots import SlotsConfig
+from .slstm import SLSTMConfig
 from .transformer import TransformerConfig
 
 __all__ = ["MEMORIES", "Core", "MemoryConfig", "State", "config_from_dict", "config_to_dict", "make_config"]
@@ -26,6 +31,12 @@ MEMORIES: dict[str, type[MemoryConfig]] = {
     "lstm": LSTMConfig,
     "paragru": ParaGRUConfig,
     "paralstm": ParaLSTMConfig,
+    "slstm": SLSTMConfig,
+    "mlstm": MLSTMConfig,
+    "linear-attention": LinearAttentionConfig,
+    "based": BasedConfig,
+    "deltanet": DeltaNetConfig,
+    "mom": MoMConfig,
     "aaren": AarenConfig,
     "transformer": TransformerConfig,
     "memo": MemoConfig,
