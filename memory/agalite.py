@@ -63,6 +63,7 @@ class AGaLiTe(Core):
     a factor of 1 / (2 R), are `published`: for R = 2 both are the same cosine, so that nothing tells steps apart.
     """
 
+    keeps = "-value"
     turns_R: Tensor
 
     def __init__(

@@ -43,6 +43,8 @@ class RAT(Core):
     published N(0, 0.02^2).
     """
 
+    keeps = "hold"
+
     def __init__(self, width: int, heads: int, chunk: int, chunks: int, groups: int) -> None:
         super().__init__(width)
         self.heads, self.chunk, self.chunks, self.groups = heads, chunk, chunks, groups
