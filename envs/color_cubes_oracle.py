@@ -105,8 +105,8 @@ class ColorCubesOracle(Oracle):
 class ColorCubesMemoryless(Oracle):
     """Walks to the target while a frame tells its cell, else through all cells, row by row, there and back.
 
-    It remembers nothing but its last action, which an agent without memory may be told too: it says in which direction it
-    goes. What it reaches is a floor: a score that needs no memory.
+    It remembers nothing but its last action, which an agent without memory may be told too: it says in which direction
+    it goes. What it reaches is a floor: a score that needs no memory.
     """
 
     def __init__(self, layout: dict[str, slice], *, size: int, cubes: int) -> None:

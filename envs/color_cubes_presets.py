@@ -1,6 +1,6 @@
 """The named settings of Color-Cubes: the three of its paper, and a ladder of eight rungs between nothing and all of it.
 
-Each rung of the ladder adds one thing that memory has to do, so the first one that a core falls off says what it cannot:
+Each rung adds one thing that memory has to do, so the first one that a core falls off says what it cannot do:
 
 - `observed`: nothing is hidden. Falls: it does not learn the task at all.
 - `latched`: the cubes are hidden, and one cell that a perfect memory would hold is told. Falls: it cannot use one.

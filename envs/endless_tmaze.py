@@ -235,7 +235,7 @@ class EndlessTMazeOracle(Oracle):
 
 
 class EndlessTMazeMemoryless(Oracle):
-    """Turns left wherever there may be a junction; where lengths differ, a last action that was a turn says it was none.
+    """Turns left wherever there may be a junction; where lengths differ, a turn that led nowhere says it was none.
 
     Nobody can do better without memory: a cue is seen once, and the step that follows tells nothing of it.
     """
