@@ -82,7 +82,7 @@ class ColorCubesConfig(EnvConfig):
     reveal: Literal["events", "always"] | None = None
     """Cubes are shown in the first frame of a phase and after jumps, or (observed) in every frame."""
     encoding: Literal["unordered", "ordered"] | None = None
-    """Cubes are shown as a map of full cells and of colours, or (ordered) as a list whose order stays for the episode."""
+    """Cubes are shown as a map of full cells and colours, or (ordered) as a list whose order stays for the episode."""
     target_shown: Literal["assigned", "always"] | None = None
     """The target's colour is shown in the first frame of its phase only, or (observed) in all."""
     latch: bool | None = None
