@@ -67,6 +67,23 @@ def report(argv: list[str]) -> int:
     return 0
 
 
+def write_page(paths: list[str], out: Path, references: list[Path]) -> str:
+    """Write the page of some runs with what players that do not learn reach; return what speaks against it, or "".
+
+    References to tasks that no run was trained on are left out.
+    """
+    try:
+        trained = [runs.read(path).config["env"] for path in runs.find(paths)]
+        fitting = tuple(str(file) for file in references if runs.reference(file)[1].env in trained)
+        views, notes = look(paths, ReportOptions(reference=fitting))
+    except ValueError as error:
+        return str(error)
+    title = ", ".join(view.task.title for view in views) if len(views) < 4 else f"{len(views)} tasks"
+    heading = f"{date.today().isoformat()}, mnemic {__version__}"
+    rows.write(out, page.page(title, heading, views, notes))
+    return ""
+
+
 def look(paths: list[str], options: ReportOptions) -> tuple[list[tables.View], list[str]]:
     """Read runs and return what there is to show of each task, and lines on runs that are not what they seem.
 
