@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from ..eval.report import group, measure, page, rows, runs, tables
 from . import flags
 from .names import choose
 from .runs import newest_hint
+from .tables import show_plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,12 +151,6 @@ def _show(views: list[tables.View], notes: list[str]) -> None:
     for view in views:
         console.print(Text(view.task.title, style="bold"), soft_wrap=True)
         for found in (tables.results(view).filled(), tables.cost(view).filled()):
-            shown = [found.header, *found.lines]
-            widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
-            for line in shown:
-                first, *others = zip(line, widths, strict=True)
-                cells = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]
-                console.print(Text("  ".join(cells), style="dim" if line is found.header else ""), soft_wrap=True)
-            console.print()
+            show_plain(console, replace(found, title=""))
     for note in notes:
         console.print(Text(f"note: {note}"), soft_wrap=True)

@@ -28,7 +28,7 @@ from . import choices, flags, sweep
 from .names import choose
 from .report import write_page
 from .sweep import Planned, Stopped, say
-from .tables import table as shown_table
+from .tables import show_plain
 
 Sampling = Literal["fixed", "uniform"]
 
@@ -53,7 +53,7 @@ class RewritingOptions:
     corridors: tuple[int, ...] = (1, 3, 5, 10)
     """tmaze: how many there are."""
     test_sampling: tuple[Sampling, ...] = ("fixed", "uniform")
-    """tmaze: what every agent is tested on, beside its own."""
+    """tmaze: what every agent is tested on, beside all that are trained on."""
     test_length: tuple[int, ...] = (5, 10)
     """tmaze: as long as in training, or longer."""
     test_corridors: tuple[int, ...] = (1, 3, 5, 10)
@@ -135,9 +135,8 @@ def bench_rewriting(argv: list[str]) -> int:
     memories, rest = flags.take_many(rest, "--memory")
     if any(word in flags.HELP for word in rest):
         width = max(map(len, PARTS))
-        print(
-            "PART, one or more; none: all\n" + "\n".join(f"  {name:<{width}}  {said}" for name, said in PARTS.items())
-        )
+        print("PART, one or more; none: all")
+        print("\n".join(f"  {name:<{width}}  {said}" for name, said in PARTS.items()))
         print("\n--memory NAME ..: one or more; none: all of `mnemic list memories`\n")
     own, of_runs = _split(rest)
     usage = "mnemic bench rewriting [PART ..] [--memory NAME ..] [flags]"
@@ -217,14 +216,12 @@ def _config(task: Task, memory: str, options: RewritingOptions, of_runs: list[st
         config = flags.parse(config, of_runs, prog="mnemic bench rewriting", also=("--memory",))
         for name in task.fixed:
             if getattr(config.env, name) != getattr(task.env, name):
-                raise ValueError(
-                    f"--env.{name} is what the tasks of {task.part} differ in; `--help` says how to choose"
-                )
+                raise ValueError(f"--env.{name} is what the tasks of {task.part} differ in; --help says how to choose")
     choices.check_kernels(config)
     if config.steps < config.ppo.batch_steps:
         raise ValueError(
-            f"steps is {config.steps:,} and one update takes {config.ppo.batch_steps:,}; make steps larger, or ppo.rows "
-            "or ppo.window smaller"
+            f"steps is {config.steps:,} and one update takes {config.ppo.batch_steps:,}; make steps larger, or "
+            "ppo.rows or ppo.window smaller"
         )
     return config
 
@@ -234,7 +231,7 @@ def _tests(env: EnvConfig, options: RewritingOptions) -> dict[str, EnvConfig]:
     if not isinstance(env, EndlessTMazeConfig):
         return {"own": env}
     found: dict[str, EnvConfig] = {tasks.tmaze_name(env): env}
-    for task in options.tests():
+    for task in [*options.tasks("tmaze"), *options.tests()]:
         maze = cast(EndlessTMazeConfig, task.env)
         tested = replace(env, sampling=maze.sampling, length=maze.length, corridors=maze.corridors)
         found.setdefault(task.name, tested)
@@ -277,7 +274,7 @@ def _show(places: list[Place], root: Path, options: RewritingOptions, failures: 
     steps = sorted({line.steps for line in lines})
     about = (
         f"Made by `{command}`, mnemic {__version__}, {date.today().isoformat()}. Every run has the same budget: "
-        f"{' or '.join(f'{each:,}' for each in steps)} environment steps. {options.episodes} fresh episodes for each test."
+        f"{' or '.join(f'{each:,}' for each in steps)} environment steps. {options.episodes} fresh episodes a test."
     )
     heading = {"command": command, "version": __version__, "date": date.today().isoformat(), "failures": failures}
     sweep.write(root / "results.json", heading | {"lines": [line.plain() for line in lines]})
@@ -286,9 +283,7 @@ def _show(places: list[Place], root: Path, options: RewritingOptions, failures: 
     for each in found:
         if "generalisation" in each.title and "kind" not in each.title:
             continue  # hundreds of lines: the heat maps and the page have them
-        console.print(each.title, style="bold")
-        filled = each.filled()
-        console.print(shown_table(filled.header, filled.lines))
+        show_plain(console, each.filled())
     written = ["results.md", "results.json", *drawn]
     references = sorted((root / "players").glob("*.json"))
     if said := write_page([str(root / "runs")], root / "report.html", references):

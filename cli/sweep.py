@@ -1,7 +1,7 @@
-"""Many runs, one after the other: each in a folder of its own, gone on with where it was stopped, tested when it is done.
+"""Many runs, one after the other: each in a folder of its own, gone on with where it was stopped, tested when done.
 
-A sweep holds nothing but its folder. What is finished is not trained again, what fails is said in one line and left, and
-whatever stops the sweep loses no more than the steps since the last checkpoint.
+A sweep holds nothing but its folder. What is finished is not trained again, what fails is said in one line and left,
+and whatever stops the sweep loses no more than the steps since the last checkpoint.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,10 @@ FRAMES: dict[str, dict[str, Any]] = {
 def heat_map(lines: Sequence[Line], memory: str, path: Path) -> None:
     """Draw success by trained (down) and tested (across) configuration.
 
-    A thick frame: trained and tested on the same. A dotted frame: extrapolation. None: interpolation. Grey: not measured.
+    A thick frame: trained and tested on the same. Dotted: extrapolation. None: interpolation. Grey: not measured.
     """
     here = [line for line in lines if line.memory == memory]
-    down, across = tasks(here), list(dict.fromkeys(line.test for line in here))
+    down, across = tasks(here), sorted({line.test for line in here}, key=_in_order)
     grid = np.full((len(down), len(across)), math.nan)
     for line in here:
         grid[down.index(line.task), across.index(line.test)] = line.success.value
@@ -53,6 +54,11 @@ def heat_map(lines: Sequence[Line], memory: str, path: Path) -> None:
     axes.set_title(f"{memory}: success (red frame: trained there; dotted: extrapolation)", fontsize=9)
     figure.colorbar(image, ax=axes, shrink=0.8)
     figure.savefig(path, dpi=120)
+
+
+def _in_order(name: str) -> tuple[str, list[int]]:
+    """Return the place of a maze among others: by sampling, then by length and corridors as numbers."""
+    return name.partition("-")[0], [int(number) for number in re.findall(r"\d+", name)]
 
 
 def ladder(lines: Sequence[Line], rungs: Sequence[str], path: Path) -> None:

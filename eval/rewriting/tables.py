@@ -1,9 +1,10 @@
-"""The tables of the benchmark, as Markdown: success beside oracle and floor, generalisation, staleness, the frontier."""
+"""The tables of the benchmark: success beside oracle and floor, generalisation, staleness, the frontier."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from ..report.rows import markdown_table
 from ..report.tables import Table, interval, number
@@ -12,8 +13,8 @@ from .tasks import PARTS
 
 NOTE = (
     "Success: the interquartile mean over seeds of the share of fresh episodes that were solved, greedy, with its "
-    "stratified bootstrap 95 % interval; all players play the same episodes. oracle: the task's scripted player. floor: "
-    "its player without memory, which knows no more than the frame and its last action."
+    "stratified bootstrap 95 % interval; all players play the same episodes. oracle: the task's scripted player. "
+    "floor: its player without memory, which knows no more than the frame and its last action."
 )
 
 
@@ -26,9 +27,10 @@ def sections(lines: Sequence[Line], level: float, frontier_order: Sequence[str])
         frontier_order: the tasks of the frontier, from small to large.
     """
     found = []
-    for part, title in PARTS.items():
+    for part, about in PARTS.items():
         if not (here := of_part(lines, part)):
             continue
+        title = about.partition(":")[0]
         found.append(success(here, title))
         if part == "tmaze":
             found += [kinds(here), generalisation(here)]
@@ -94,8 +96,8 @@ def generalisation(lines: Sequence[Line]) -> Table:
     ]
     header = ["trained", "tested", "kind", "oracle", "floor", *names]
     note = (
-        "interpolation: no more corridors, none longer and none of an unseen length; extrapolation: all else. The position "
-        "that an agent sees is over the longest length of the maze it is in, so another length also changes its scale."
+        "interpolation: no more corridors, none longer and none of an unseen length; extrapolation: all else. The "
+        "position that an agent sees is over the longest length of its maze, so another length also changes its scale."
     )
     return Table("Endless T-Maze: generalisation", header, shown, note)
 
@@ -117,17 +119,17 @@ def figures(lines: Sequence[Line], title: str) -> Table:
     shown = []
     for task in tasks(lines):
         here = [line for line in own(lines) if line.task == task]
-        for line in here:
-            shown.append([task, line.memory, *(column(line) for column in COLUMNS.values())])
-        for name, player in (("oracle", here[0].oracle), ("floor", here[0].memoryless)) if here else ():
-            if player:
-                alone = Line(**{**here[0].__dict__, "by_seed": [player], "seeds": [0]})
-                shown.append([task, name, *(column(alone) for column in COLUMNS.values())])
+        if not here:
+            continue
+        beside = [("oracle", here[0].oracle), ("floor", here[0].memoryless)]
+        players = [(line.memory, line) for line in here]
+        players += [(name, replace(here[0], by_seed=[found], seeds=[0])) for name, found in beside if found]
+        shown += [[task, name, *(column(line) for column in COLUMNS.values())] for name, line in players]
     note = (
-        "pace: steps for each phase solved, over the mean shortest way (2/3 of the grid's side); 1 is optimal, and where no "
-        "phase is solved all steps count. stale visits: steps onto the cell that the target stood on before it last jumped, "
-        "not nearer to the target; per reveal: for each frame that showed a jump. stale steps: nearer to that cell and away "
-        "from the target. wrong visits: steps onto another cube, not nearer to the target."
+        "pace: steps for each phase solved, over the mean shortest way (2/3 of the grid's side); 1 is optimal, and "
+        "where no phase is solved all steps count. stale visits: steps onto the cell that the target stood on before it "
+        "last jumped, not nearer to the target; per reveal: for each frame that showed a jump. stale steps: nearer to "
+        "that cell and away from the target. wrong visits: steps onto another cube, not nearer to the target."
     )
     return Table(f"{title}: figures", ["task", "player", *COLUMNS], shown, note)
 
@@ -137,11 +139,9 @@ def reached(lines: Sequence[Line], level: float, order: Sequence[str]) -> Table:
     presets = list(dict.fromkeys(task.rpartition("-")[0] for task in order))
     shown = []
     for name in memories(lines):
-        best = [
-            held(lines, name, [task for task in order if task.startswith(f"{preset}-")], level) for preset in presets
-        ]
+        best = [held(lines, name, [task for task in order if task.startswith(f"{each}-")], level) for each in presets]
         shown.append([name, *(task.rpartition("-")[2] or "none" for task in best)])
-    note = f"Grid x cubes x phases: the largest up to which success stays at {level:g} or above, all smaller ones included."
+    note = f"Grid x cubes x phases: the largest up to which success stays at {level:g} or above, with all smaller ones."
     return Table("Color-Cubes: the frontier", ["memory", *presets], shown, note)
 
 

@@ -16,10 +16,10 @@ from ...envs.endless_tmaze import EndlessTMazeConfig
 from ...envs.step import EnvConfig
 
 PARTS = {
-    "tmaze": "Endless T-Maze: train on each configuration, test on all",
-    "presets": "Color-Cubes: trivial, medium, extreme",
-    "ladder": "Color-Cubes: eight rungs from all seen to several cubes that jump at once",
-    "frontier": "Color-Cubes: larger and larger, until a memory no longer holds it",
+    "tmaze": "Endless T-Maze, every configuration: trained on each, tested on all",
+    "presets": "Color-Cubes, the three presets of the paper",
+    "ladder": "Color-Cubes, the ladder: eight rungs from all seen to several cubes that jump at once",
+    "frontier": "Color-Cubes, the frontier: larger and larger, until a memory no longer holds it",
 }
 
 Relation = Literal["trained", "interpolation", "extrapolation"]
@@ -132,9 +132,9 @@ def frontier(presets: Sequence[str], sizes: Sequence[str]) -> list[Task]:
 def relation(trained: EndlessTMazeConfig, tested: EndlessTMazeConfig) -> Relation:
     """Return how a maze that is tested stands to the one that was trained.
 
-    `interpolation`: no more corridors and none longer than in training. `extrapolation`: more corridors, or longer ones.
-    A maze of the other sampling counts by the same rule: Fixed corridors of an agent that was trained on Uniform ones up
-    to that length are seen lengths; the other way about they are not, and so it is extrapolation.
+    `interpolation`: no more corridors and none longer than in training. `extrapolation`: more corridors, or longer
+    ones. A maze of the other sampling counts by the same rule: an agent of Uniform corridors has seen all lengths up to
+    the longest; one of Fixed corridors has seen one length, so Uniform corridors are extrapolation to it.
     """
     if trained == tested:
         return "trained"
