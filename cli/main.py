@@ -26,7 +26,7 @@ COMMANDS = {
     "train": Command("[RECIPE] [flags]", "train an agent: a recipe, or any task with any memory", ".train", "train"),
     "resume": Command("RUN", "go on with a run that was stopped", ".train", "resume"),
     "eval": Command(
-        "RUN|oracle|random [flags]", "play fresh episodes: figures with intervals", ".evaluate", "evaluate"
+        "RUN|oracle|memoryless|random [flags]", "play fresh episodes: figures with intervals", ".evaluate", "evaluate"
     ),
     "play": Command("RUN [flags]", "watch an agent in the terminal, or as a GIF", ".play", "play"),
     "report": Command(

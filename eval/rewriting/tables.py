@@ -127,9 +127,9 @@ def figures(lines: Sequence[Line], title: str) -> Table:
         shown += [[task, name, *(column(line) for column in COLUMNS.values())] for name, line in players]
     note = (
         "pace: steps for each phase solved, over the mean shortest way (2/3 of the grid's side); 1 is optimal, and "
-        "where no phase is solved all steps count. stale visits: steps onto the cell that the target stood on before it "
-        "last jumped, not nearer to the target; per reveal: for each frame that showed a jump. stale steps: nearer to "
-        "that cell and away from the target. wrong visits: steps onto another cube, not nearer to the target."
+        "where no phase is solved all steps count. stale visits: steps onto the cell that the target stood on before "
+        "it last jumped, not nearer to the target; per reveal: for each frame that showed a jump. stale steps: nearer "
+        "to that cell and away from the target. wrong visits: steps onto another cube, not nearer to the target."
     )
     return Table(f"{title}: figures", ["task", "player", *COLUMNS], shown, note)
 
