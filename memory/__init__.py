@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from difflib import SequenceMatcher
 from typing import Any
 
@@ -41,7 +41,7 @@ def make_config(name: str, **options: Any) -> MemoryConfig:
     """
     if name not in MEMORIES:
         raise ValueError(f"unknown memory {name!r}; choose one of {_choices(name, list(MEMORIES))}")
-    known = list(MEMORIES[name].__dataclass_fields__)
+    known = [field.name for field in fields(MEMORIES[name])]
     for option in options:
         if option not in known:
             raise ValueError(f"memory {name} has no option {option!r}; it has {_choices(option, known)}")
