@@ -96,7 +96,10 @@ class ColorCubesConfig(EnvConfig):
     wrong_reward: float = 0.0
     """Added for walking onto another cube than the target, with `interact` for the fifth action on one; at most 0."""
     horizon: int = 0
-    """Steps after which an episode is cut off; 0 for twice what the longest shortest ways take."""
+    """Steps after which an episode is cut off; 0: as `slack` says."""
+    slack: float = 2.0
+    """Without `horizon`, an episode is cut off after so many times what the longest shortest ways take; at least 1. The
+    less slack, the less a player without memory gets by walking through all cells."""
 
     def __post_init__(self) -> None:
         """Refuse options that contradict each other."""
@@ -105,6 +108,7 @@ class ColorCubesConfig(EnvConfig):
         self.require_whole("horizon", 0)
         self.require_number("step_reward", high=0)
         self.require_number("wrong_reward", high=0)
+        self.require_number("slack", low=1)
         if any(getattr(self, name) is None for name in PRESETS[self.preset]):
             self.resolved()  # checks the rest
             return
@@ -253,7 +257,7 @@ class ColorCubes(NativeEnv):
             device,
             action_space=spaces.Discrete(4 + config.interact),
             observation_space=spaces.Box(0.0, 1.0, (max(part.stop for part in layout.values()),), np.float32),
-            episode_steps=config.horizon or 2 * config.longest_way,
+            episode_steps=config.horizon or round(config.slack * config.longest_way),
         )
         self.full, self.grid = full, Grid(config.size, self.device)
         self.cubes, self.phases, self.teleport = full.cubes or 0, full.phases or 0, full.teleport or 0.0
