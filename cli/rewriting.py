@@ -210,7 +210,8 @@ def _places(
 
 def _config(task: Task, memory: str, options: RewritingOptions, of_runs: list[str], threads: int) -> TrainConfig:
     maker: Callable[[str], TrainConfig] = settings.endless_tmaze if task.part == "tmaze" else settings.color_cubes
-    config = replace(maker(memory), env=task.env, device=options.device, threads=threads)
+    # One checkpoint is enough to go on from, and a sweep leaves many.
+    config = replace(maker(memory), env=task.env, device=options.device, threads=threads, keep_checkpoints=1)
     config = replace(config, steps=options.steps or config.steps)
     if of_runs:
         config = flags.parse(config, of_runs, prog="mnemic bench rewriting", also=("--memory",))

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ from ..train.run import RunFolder
 from .evaluate import EvalOptions
 from .played import measured
 from .train import describe
+
+DONE = "finished.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +87,15 @@ def go(run: Planned, root: Path) -> str:
         ValueError: it cannot be trained, or its folder is damaged.
     """
     path = root / run.name
+    if finished_at(path) is not None:
+        return ""
     if (path / "config.json").is_file():
         folder, config = RunFolder.open(path)
+        config = replace(config, device=run.config.device)  # it may go on elsewhere than it began
         begun = folder.begun()
         steps, finished = folder.progress(config) if begun else (0, False)
         if finished:
+            write(path / DONE, {"steps": steps})
             return ""
         _, parameters = describe(config, Launch.here())
     else:
@@ -104,6 +110,7 @@ def go(run: Planned, root: Path) -> str:
     gc.collect()  # graphs and their memory hold on to each other
     if result.why == "interrupted":
         raise Stopped
+    write(path / DONE, {"steps": result.steps})
     since = f", from step {steps:,}" if steps else ""
     return f"{result.steps:,} steps in {result.seconds:,.0f} s{since}"
 
@@ -130,6 +137,19 @@ def test(run: Planned, root: Path, episodes: int, device: str) -> None:
         write(file, found | {"seconds": time.monotonic() - began} | measured(played))
 
 
+def finished_at(run: Path) -> int | None:
+    """Return the steps of a run that the sweep has finished; None where it has not.
+
+    A mark of one line says so: to read the whole state of training for it would take a sweep of many runs minutes.
+    """
+    try:
+        return int(json.loads((run / DONE).read_text())["steps"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{run / DONE} is damaged; remove it, and the checkpoint says how far the run is") from None
+
+
 def test_file(run: Path, steps: int, name: str) -> Path:
     """Return where a run keeps what a test found."""
     return run / f"eval-{steps}-{name}.json"
@@ -138,12 +158,8 @@ def test_file(run: Path, steps: int, name: str) -> Path:
 def tested(run: Planned, root: Path) -> dict[str, dict[str, float]]:
     """Return the mean figures of every test that a finished run has played, by the name of the test."""
     path = root / run.name
-    if not (path / "config.json").is_file():
+    if (steps := finished_at(path)) is None:
         return {}
-    folder, config = RunFolder.open(path)
-    if not folder.begun() or not folder.progress(config)[1]:
-        return {}
-    steps = int(folder.last().name)
     found = {}
     for name in run.tests:
         file = test_file(path, steps, name)
