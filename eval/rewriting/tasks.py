@@ -133,8 +133,8 @@ def relation(trained: EndlessTMazeConfig, tested: EndlessTMazeConfig) -> Relatio
     """Return how a maze that is tested stands to the one that was trained.
 
     `interpolation`: no more corridors and none longer than in training. `extrapolation`: more corridors, or longer
-    ones. A maze of the other sampling counts by the same rule: an agent of Uniform corridors has seen all lengths up to
-    the longest; one of Fixed corridors has seen one length, so Uniform corridors are extrapolation to it.
+    ones (the paper's words). A maze of the other sampling counts by the same rule after Uniform corridors, which have
+    shown all lengths up to the longest; after Fixed ones, which were alike, Uniform corridors are extrapolation.
     """
     if trained == tested:
         return "trained"
