@@ -97,8 +97,8 @@ def generalisation(lines: Sequence[Line]) -> Table:
     header = ["trained", "tested", "kind", "oracle", "floor", *names]
     note = (
         "interpolation: no more corridors than in training and none longer; extrapolation: more or longer ones, or "
-        "Uniform corridors after Fixed ones. The position that an agent sees is over the longest length of its maze, so "
-        "another length also changes its scale."
+        "Uniform corridors after Fixed ones. The position that an agent sees is over the longest length of its maze, "
+        "so another length also changes its scale."
     )
     return Table("Endless T-Maze: generalisation", header, shown, note)
 
