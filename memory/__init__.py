@@ -8,10 +8,15 @@ from typing import Any
 
 from .aaren import AarenConfig
 from .core import Core, MemoryConfig, State
+from .deltanet import DeltaNetConfig
+from .linear_attention import BasedConfig, LinearAttentionConfig
 from .memo import MemoConfig
+from .mlstm import MLSTMConfig
+from .mom import MoMConfig
 from .none import NoneConfig
 from .para import ParaGRUConfig, ParaLSTMConfig
 from .rnn import GRUConfig, LSTMConfig
+from .slstm import SLSTMConfig
 from .transformer import TransformerConfig
 
 __all__ = ["MEMORIES", "Core", "MemoryConfig", "State", "config_from_dict", "config_to_dict", "make_config"]
@@ -22,6 +27,12 @@ MEMORIES: dict[str, type[MemoryConfig]] = {
     "lstm": LSTMConfig,
     "paragru": ParaGRUConfig,
     "paralstm": ParaLSTMConfig,
+    "slstm": SLSTMConfig,
+    "mlstm": MLSTMConfig,
+    "linear-attention": LinearAttentionConfig,
+    "based": BasedConfig,
+    "deltanet": DeltaNetConfig,
+    "mom": MoMConfig,
     "aaren": AarenConfig,
     "transformer": TransformerConfig,
     "memo": MemoConfig,
