@@ -33,6 +33,8 @@ class DeltaNet(MatrixLayer):
     keys, and leaves values alone.
     """
 
+    keeps = "decay"
+
     def __init__(self, config: DeltaNetConfig, memories: int = 1) -> None:
         gated = config.gate == "scalar"
         super().__init__(config, memories, writes=config.steps, gate="silu" if gated else "none")

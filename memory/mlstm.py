@@ -30,6 +30,8 @@ class MLSTM(MatrixLayer):
     not capped, the convolution of the first paper is optional, and its skip is left out.
     """
 
+    keeps = "kept"
+
     def __init__(self, config: MLSTMConfig, memories: int = 1) -> None:
         super().__init__(config, memories, shape=(config.key, config.value + 1), gate="sigmoid")
         matrices = memories * config.heads
