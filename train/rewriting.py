@@ -23,6 +23,8 @@ OF_CORES: dict[str, dict[str, Any]] = {
     "transformer": {"context": 128, "residual": "gate", "mlp": 2},
     "memo": {"segment": 16, "residual": "gate", "mlp": 2},
     "aaren": {"residual": "gate", "mlp": 2},
+    "gtrxl": {"context": 128},
+    "slots": {"writes": 3, "forget_bias": 3.0},
 }
 """Options of cores that differ from their own defaults here; a core that is not named keeps its own."""
 
