@@ -8,10 +8,14 @@ from typing import Any
 
 from .aaren import AarenConfig
 from .core import Core, MemoryConfig, State
+from .ffm import FFMConfig
 from .memo import MemoConfig
+from .mingru import MinGRUConfig
 from .none import NoneConfig
 from .para import ParaGRUConfig, ParaLSTMConfig
 from .rnn import GRUConfig, LSTMConfig
+from .shm import SHMConfig
+from .state_space import LRUConfig, S4DConfig, S5Config
 from .transformer import TransformerConfig
 
 __all__ = ["MEMORIES", "Core", "MemoryConfig", "State", "config_from_dict", "config_to_dict", "make_config"]
@@ -22,6 +26,12 @@ MEMORIES: dict[str, type[MemoryConfig]] = {
     "lstm": LSTMConfig,
     "paragru": ParaGRUConfig,
     "paralstm": ParaLSTMConfig,
+    "mingru": MinGRUConfig,
+    "lru": LRUConfig,
+    "s4d": S4DConfig,
+    "s5": S5Config,
+    "ffm": FFMConfig,
+    "shm": SHMConfig,
     "aaren": AarenConfig,
     "transformer": TransformerConfig,
     "memo": MemoConfig,
