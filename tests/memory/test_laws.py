@@ -16,6 +16,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "transformer": {"heads": 2, "context": 8},
     "memo": {"heads": 2, "segment": 8, "summaries": 2, "sets": 2},
     "aaren": {"heads": 2},
+    "lru": {"modes": 6},
+    "s4d": {"modes": 3},
+    "s5": {"modes": 6},
+    "ffm": {"traces": 5, "contexts": 2},
+    "shm": {"size": 6},
 }
 STACKED: dict[str, Any] = {"depth": 2, "residual": "gate", "mlp": 2}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -23,6 +28,12 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"{name}-stacked": (name, STACKED) for name in MEMORIES},
     "gru-heads": ("gru", {"heads": 2}),
     "lstm-heads": ("lstm", {"heads": 4, "depth": 2, "residual": "add"}),
+    "mingru-linear": ("mingru", {"candidate": "linear", "hold": 4.0}),
+    "s5-lin": ("s5", {"init": "lin", "dt_max": 1.0, "residual": "none"}),
+    "s4d-inv": ("s4d", {"init": "inv"}),
+    "lru-ring": ("lru", {"r_min": 0.9, "r_max": 0.999, "phase": 0.3}),
+    "ffm-memoroid": ("ffm", {"init": "memoroid", "residual": "add"}),
+    "shm-constant": ("shm", {"rows": "constant", "ceiling": 1.0, "residual": "none"}),
     "transformer-sink": ("transformer", {"sink": "kv", "context": 3}),
     "transformer-kv0": ("transformer", {"sink": "kv0", "context": 100}),
     "transformer-k0v": ("transformer", {"sink": "k0v", "residual": "gate"}),
