@@ -83,12 +83,12 @@ class Policy(nn.Module):
     def step(self, inputs: Inputs, memory: State) -> tuple[Output, State]:
         """Take one step: inputs (B, ...), memory of B rows."""
         y_BD, memory = self.core.step(self.encoder(inputs), memory, *self._flags(inputs))
-        return self._output(y_BD), memory
+        return self.say(y_BD), memory
 
     def advance(self, inputs: Inputs, memory: State) -> tuple[Output, State]:
         """Take one step as a loop that acts does: the memory is given up, and `core.settle` may have to follow."""
         y_BD, memory = self.core.advance(self.encoder(inputs), memory, *self._flags(inputs))
-        return self._output(y_BD), memory
+        return self.say(y_BD), memory
 
     def unroll(self, inputs: Inputs, memory: State, plan: Hashable = None) -> tuple[Output, State]:
         """Take T steps at once: inputs (T, B, ...), memory of B rows before the first.
@@ -100,7 +100,7 @@ class Policy(nn.Module):
             y_TBD, memory = self.core.unroll(x_TBD, memory, *flags)
         else:
             y_TBD, memory = self.core.follow(x_TBD, memory, *flags, plan)  # type: ignore[call-arg]
-        return self._output(y_TBD), memory
+        return self.say(y_TBD), memory
 
     def plan(self, inputs: Inputs, memory: State) -> Hashable:
         """Look at a window, inputs (T, B, ...), and return what `unroll` needs to know of it."""
@@ -113,6 +113,10 @@ class Policy(nn.Module):
             ValueError: it does.
         """
         self.core.check_episodes(steps)
+
+    def told(self, inputs: Inputs) -> tuple[Tensor, ...]:
+        """Return what the core takes beside its memory: features (..., D), and the flags of what starts."""
+        return self.encoder(inputs), *self._flags(inputs)
 
     def _flags(self, inputs: Inputs) -> tuple[Any, ...]:
         """Return where trials start and, for a core that wants to know, where episodes do."""
@@ -133,7 +137,8 @@ class Policy(nn.Module):
         products: int = counter.get_total_flops()
         return self.core.flops_per_step(steps) + products + 2.0 * count_parameters(self.out)
 
-    def _output(self, y: Tensor) -> Output:
+    def say(self, y: Tensor) -> Output:
+        """Return what the heads make of the core's features, (..., D)."""
         if self.separate_critic:
             of_actor, of_critic = y.chunk(2, -1)
             weight, bias = self.out.weight, self.out.bias

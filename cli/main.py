@@ -28,6 +28,9 @@ COMMANDS = {
     "eval": Command(
         "RUN|oracle|random [flags]", "play fresh episodes: figures with intervals", ".evaluate", "evaluate"
     ),
+    "diagnose": Command(
+        "RUN [flags]", "what a memory holds, for how long, and what long lives do to it", ".diagnose", "diagnose"
+    ),
     "play": Command("RUN [flags]", "watch an agent in the terminal, or as a GIF", ".play", "play"),
     "report": Command(
         "RUN.. [flags]", "runs side by side: tables with intervals, curves, one page", ".report", "report"

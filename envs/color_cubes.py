@@ -36,7 +36,7 @@ from .grid import AGENT_COLOUR, STAY, Grid
 from .native import NativeEnv, Outcome
 from .picture import Cell, Picture
 from .random import Stream, below, unit
-from .step import EnvConfig
+from .step import EnvConfig, Hidden, Step
 
 PRESETS: dict[str, dict[str, Any]] = {
     "trivial": {"cubes": 1, "phases": 1, "teleport": 0.0, "update_colours": True},
@@ -294,6 +294,17 @@ class ColorCubes(NativeEnv):
             list_BNC = self._onto_CC[task.cell.gather(1, task.order)] * task.shown.gather(1, task.order)[:, :, None]
             cubes_seen = [list_BNC.flatten(1), self._onto_NN[task.order].flatten(1) * coloured_B]
         return torch.cat([own_BC, *cubes_seen, target_BN], 1)
+
+    def hidden(self, state: Any, step: Step) -> dict[str, Hidden]:
+        """Return the cell of the target and of the cube of each colour; a frame that shows cells tells them."""
+        task: Cubes = state.task
+        cells, same_B = self.grid.cells, torch.zeros_like(task.phase)
+        target_B1 = task.target[:, None]
+        cell_B, shown_B = (part.gather(1, target_B1).squeeze(1) for part in (task.cell, task.shown))
+        cubes = zip(COLOURS, task.cell.unbind(1), task.shown.unbind(1), strict=False)
+        return {"target": Hidden(cell_B, cells, shown_B, task.phase)} | {
+            f"{colour} cube": Hidden(one_B, cells, told_B, same_B) for colour, one_B, told_B in cubes
+        }
 
     def draw(self, state: Any, row: int) -> Picture:
         """Return the grid: cubes that this frame shows are full squares, those that must be remembered hollow ones."""

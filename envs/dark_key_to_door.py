@@ -21,7 +21,7 @@ from .grid import AGENT_COLOUR, Grid
 from .native import NativeEnv, Outcome
 from .picture import Cell, Picture
 from .random import Stream
-from .step import EnvConfig, Obs, Oracle
+from .step import EnvConfig, Hidden, Obs, Oracle, Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +140,16 @@ class DarkKeyToDoor(NativeEnv):
         if self.show_time:
             parts.append(self._time[episode_step_B])
         return torch.cat(parts, 1)
+
+    def hidden(self, state: Any, step: Step) -> dict[str, Hidden]:
+        """Return the cells of key and door; a reward is what tells where they are."""
+        task: Room = state.task
+        door_B = step.info.get("success", torch.zeros_like(task.has_key))
+        found_B, same_B = (step.reward > 0) & ~step.trial_start, torch.zeros_like(task.key)
+        return {
+            "key": Hidden(task.key, self.grid.cells, shown=found_B & ~door_B, turn=same_B),
+            "door": Hidden(task.door, self.grid.cells, shown=found_B & door_B, turn=same_B),
+        }
 
     def draw(self, state: Any, row: int) -> Picture:
         """Return the room with its key and door, which the agent does not see."""

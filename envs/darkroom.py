@@ -20,7 +20,7 @@ from .grid import AGENT_COLOUR, Grid
 from .native import NativeEnv, Outcome
 from .picture import Cell, Picture
 from .random import Stream
-from .step import EnvConfig, Obs, Oracle
+from .step import EnvConfig, Hidden, Obs, Oracle, Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +122,12 @@ class Darkroom(NativeEnv):
     def observe(self, task: Room, episode_step_B: Tensor) -> Tensor:
         """Show where the agent is."""
         return self._seen[task.cell]
+
+    def hidden(self, state: Any, step: Step) -> dict[str, Hidden]:
+        """Return the cell of the goal; a reward is what tells where it is."""
+        task: Room = state.task
+        found_B = (step.reward > 0) & ~step.trial_start
+        return {"goal": Hidden(task.goal, self.grid.cells, shown=found_B, turn=torch.zeros_like(task.goal))}
 
     def draw(self, state: Any, row: int) -> Picture:
         """Return the room with its goal, which the agent does not see."""

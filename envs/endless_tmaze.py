@@ -20,7 +20,7 @@ from .grid import AGENT_COLOUR
 from .native import NativeEnv, Outcome
 from .picture import FLOOR, WALL, Cell, Picture
 from .random import Stream
-from .step import EnvConfig, Obs, Oracle
+from .step import EnvConfig, Hidden, Obs, Oracle, Step
 
 FORWARD, LEFT, RIGHT = range(3)
 CUES = (Cell("◀", (50, 110, 220)), Cell("▶", (230, 140, 30)))
@@ -190,6 +190,11 @@ class EndlessTMaze(NativeEnv):
     def observe(self, task: Corridor, episode_step_B: Tensor) -> Tensor:
         """Show the position, and the cue where it stands."""
         return self._seen[task.position, task.cue]
+
+    def hidden(self, state: Any, step: Step) -> dict[str, Hidden]:
+        """Return the cue of the corridor: 0 left, 1 right."""
+        task: Corridor = state.task
+        return {"cue": Hidden(task.cue, 2, shown=task.position == 0, turn=task.passed)}
 
     def draw(self, state: Any, row: int) -> Picture:
         """Return the corridor from its cue to its junction."""

@@ -205,6 +205,30 @@ def steps_are_functions(config: EnvConfig, *, steps: int = STEPS, device: torch.
             state, step = next_state, next_step
 
 
+def what_is_hidden_is_only_told_to_probes(
+    config: EnvConfig, *, steps: int = STEPS, device: torch.device | str = "cpu"
+) -> None:
+    """`hidden` has the same names at every moment, values in range, one row each; asking for it changes nothing."""
+    law = "what is hidden is told to probes alone"
+    with _built(config, BATCH, 0, device) as env:
+        state, step = env.reset()
+        names = env.hidden(state, step).keys()
+        for t, action_B in enumerate(actions(env, steps)):
+            before = {name: part.clone() for name, part in tensors((state, step)).items()}
+            found = env.hidden(state, step)
+            if found.keys() != names:
+                _broken(config, law, f"{sorted(found)} are hidden at step {t}; {sorted(names)} are expected")
+            for name, one in found.items():
+                for part, dtype in ((one.value, torch.int64), (one.shown, torch.bool), (one.turn, torch.int64)):
+                    if part.shape != (env.batch,) or part.dtype != dtype:
+                        _broken(config, law, f"{name} has {part.dtype} {tuple(part.shape)}; {dtype} (B,) is expected")
+                outside_B = (one.value < 0) | (one.value >= one.values)
+                _none(config, law, outside_B, t, f"the value of {name} lies outside 0..{one.values - 1}")
+            if not _equal([before], [tensors((state, step))]):
+                _broken(config, law, f"asking at step {t} changed the state, or what was said")
+            state, step = env.step(state, action_B)
+
+
 LAWS: tuple[Callable[..., None], ...] = (
     the_seed_decides,
     rows_depend_on_seed_and_place,
@@ -213,6 +237,7 @@ LAWS: tuple[Callable[..., None], ...] = (
     bad_actions_are_refused,
     steps_are_functions,
     parts_play_as_the_whole,
+    what_is_hidden_is_only_told_to_probes,
 )
 
 

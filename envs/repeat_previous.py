@@ -18,7 +18,7 @@ from torch import Tensor
 from .native import NativeEnv, Outcome
 from .picture import Cell, Picture
 from .random import Stream
-from .step import EnvConfig, Obs, Oracle
+from .step import EnvConfig, Hidden, Obs, Oracle, Step
 
 SUITS = 4
 CARDS = 52  # in a deck
@@ -116,6 +116,12 @@ class RepeatPrevious(NativeEnv):
         """Show the suit of the card on the table."""
         suit_B = task.suit.gather(1, task.shown.clamp(max=self.cards - 1)[:, None]).squeeze(1)
         return self._seen[torch.where(task.shown < self.cards, suit_B, SUITS)]
+
+    def hidden(self, state: Any, step: Step) -> dict[str, Hidden]:
+        """Return the suit of the card on the table, of which the task asks for the k before it too."""
+        task: Deck = state.task
+        suit_B = task.suit.gather(1, task.shown.clamp(max=self.cards - 1)[:, None]).squeeze(1)
+        return {"suit": Hidden(suit_B, SUITS, shown=task.shown < self.cards, turn=task.shown, back=self.k)}
 
     def draw(self, state: Any, row: int) -> Picture:
         """Return the last k + 1 cards that were shown; the agent sees the rightmost and is asked for the leftmost."""

@@ -43,6 +43,21 @@ class Step(NamedTuple):
     """
 
 
+class Hidden(NamedTuple):
+    """Something that a task shows now and then and does not show now: what a probe looks for in a memory."""
+
+    value: Tensor
+    """(B,) int64 in 0..values-1: what it is at this moment, whether the agent has been told or not."""
+    values: int
+    """How many it can have."""
+    shown: Tensor
+    """(B,) bool: what the agent is told at this moment says it, alone or with what was told before."""
+    turn: Tensor
+    """(B,) int64: with another number, or another value, a new content has taken the place of the old one."""
+    back: int = 0
+    """How many contents before this one the task still asks for."""
+
+
 class Env(ABC):
     """B environments in one. `reset` and `step` are functions of the state they are given: the object keeps none.
 
@@ -101,6 +116,17 @@ class Env(ABC):
     def move(self, state: Any, action_B: Tensor) -> tuple[Any, Step]:
         """Take a step with actions that are known to be good. Here: as `step`, which checks them."""
         return self.step(state, action_B)
+
+    def hidden(self, state: Any, step: Step) -> dict[str, Hidden]:
+        """Return what there is to remember, by name; it is never shown to an agent. Here: nothing that is known.
+
+        The names are the same at every moment. The host does not look.
+
+        Args:
+            state: of the environments.
+            step: what `reset` or `step` returned with it.
+        """
+        return {}
 
     def draw(self, state: Any, row: int) -> Picture:
         """Return a picture of one row."""

@@ -20,7 +20,7 @@ from .grid import AGENT_COLOUR
 from .native import NativeEnv, Outcome
 from .picture import FLOOR, WALL, Cell, Picture
 from .random import Stream
-from .step import EnvConfig, Obs, Oracle
+from .step import EnvConfig, Hidden, Obs, Oracle, Step
 
 FORWARD, UP, BACK, DOWN = range(4)
 WIDEST = 40  # cells of a drawn corridor; longer ones are drawn to scale
@@ -102,6 +102,12 @@ class TMaze(NativeEnv):
         """Show the goal at first, then only whether this is the junction, and the side."""
         junction_B = task.x == self.length
         return torch.stack([junction_B, torch.where(task.time == 0, task.goal, task.y)], 1).float()
+
+    def hidden(self, state: Any, step: Step) -> dict[str, Hidden]:
+        """Return the goal: 0 down, 1 up."""
+        task: Walk = state.task
+        goal_B = (task.goal + 1) // 2
+        return {"goal": Hidden(goal_B, 2, shown=task.time == 0, turn=torch.zeros_like(goal_B))}
 
     def draw(self, state: Any, row: int) -> Picture:
         """Return the corridor with the goal at one side of its end."""

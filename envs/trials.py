@@ -19,7 +19,7 @@ from torch import Tensor
 from .native import NativeEnv, NativeState, Outcome, pick
 from .picture import Picture
 from .random import Stream
-from .step import Env, EnvConfig, Obs, Oracle
+from .step import Env, EnvConfig, Hidden, Obs, Oracle, Step
 from .tmaze import TMazeConfig
 
 EPISODES = 5  # of a trial, where nothing else is asked for
@@ -154,6 +154,10 @@ class Trials(NativeEnv):
     def observe(self, task: Trial, episode_step_B: Tensor) -> Obs:
         """Show what the task shows: which episode it is, the agent has to know by itself."""
         return self.task.observe(task.task, episode_step_B)
+
+    def hidden(self, state: NativeState, step: Step) -> dict[str, Hidden]:
+        """Return what the task hides."""
+        return self.task.hidden(state._replace(task=state.task.task), step)
 
     def draw(self, state: NativeState, row: int) -> Picture:
         """Return the picture of the task, and where in the trial it stands."""

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from difflib import SequenceMatcher
 from typing import Any
 
 from .aaren import AarenConfig
 from .core import Core, MemoryConfig, State
+from .deltanet import DeltaNetConfig
 from .ffm import FFMConfig
+from .linear_attention import BasedConfig, LinearAttentionConfig
 from .memo import MemoConfig
 from .mingru import MinGRUConfig
+from .mlstm import MLSTMConfig
+from .mom import MoMConfig
 from .none import NoneConfig
 from .para import ParaGRUConfig, ParaLSTMConfig
 from .rnn import GRUConfig, LSTMConfig
 from .shm import SHMConfig
+from .slstm import SLSTMConfig
 from .state_space import LRUConfig, S4DConfig, S5Config
 from .transformer import TransformerConfig
 
@@ -32,6 +37,12 @@ MEMORIES: dict[str, type[MemoryConfig]] = {
     "s5": S5Config,
     "ffm": FFMConfig,
     "shm": SHMConfig,
+    "slstm": SLSTMConfig,
+    "mlstm": MLSTMConfig,
+    "linear-attention": LinearAttentionConfig,
+    "based": BasedConfig,
+    "deltanet": DeltaNetConfig,
+    "mom": MoMConfig,
     "aaren": AarenConfig,
     "transformer": TransformerConfig,
     "memo": MemoConfig,
@@ -51,7 +62,7 @@ def make_config(name: str, **options: Any) -> MemoryConfig:
     """
     if name not in MEMORIES:
         raise ValueError(f"unknown memory {name!r}; choose one of {_choices(name, list(MEMORIES))}")
-    known = list(MEMORIES[name].__dataclass_fields__)
+    known = [field.name for field in fields(MEMORIES[name])]
     for option in options:
         if option not in known:
             raise ValueError(f"memory {name} has no option {option!r}; it has {_choices(option, known)}")

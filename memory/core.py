@@ -137,6 +137,10 @@ class Core(nn.Module, ABC):
         """
         return state
 
+    keeps: str = ""
+    """The name, in `gates`, of the gate that says what share of a unit's content a step keeps; with a `-` before it,
+    what share it replaces. Here: there is none."""
+
     def gates(self, x_BD: Tensor, state: State, start_B: Tensor) -> dict[str, Tensor]:
         """Return how open each kind of gate is at a step, by name, any shape in 0..1; what a step takes, it takes.
 

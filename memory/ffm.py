@@ -72,9 +72,12 @@ class FFM(Scanned):
         return F.layer_norm(mixed_TBD, (self.width,)).to(gate_TBD.dtype) * gate_TBD + skip_TBD * (1 - gate_TBD)
 
     def gates(self, x_BD: Tensor, state: ScanState, start_B: Tensor) -> dict[str, Tensor]:
-        """Return the input gate (B, M) and the output gate (B, D)."""
+        """Return the input gate (B, M), the output gate (B, D), and |Gamma| as `kept`, (B, M C)."""
         _, entry_BM, aside_B2D = self.before(x_BD).split(self.split, -1)
-        return {"input": entry_BM.sigmoid(), "output": aside_B2D[:, : self.width].sigmoid()}
+        return super().gates(x_BD, state, start_B) | {
+            "input": entry_BM.sigmoid(),
+            "output": aside_B2D[:, : self.width].sigmoid(),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,8 @@ class MinGRU(Scanned):
     1 - z is computed as sigmoid(-u), so that a gate that hardly opens is not rounded to one that never does.
     """
 
+    keeps = "-update"
+
     def __init__(self, width: int, candidate: str, hold: float) -> None:
         super().__init__(width, width)
         self.candidate = candidate

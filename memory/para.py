@@ -39,6 +39,8 @@ def _bias(width: int, keeping: float) -> nn.Parameter:
 class ParaGRU(Core):
     """A GRU whose weights from state to state are diagonal. Source: Danieli et al. 2025 (arXiv 2510.21450)."""
 
+    keeps = "-update"
+
     def __init__(self, width: int, heads: int = 1, hold: float = 1.0) -> None:
         super().__init__(width)
         self.input_weight = _input_weight(heads, width // heads)
@@ -73,6 +75,8 @@ class ParaLSTM(Core):
 
     Source: Danieli et al. 2025 (arXiv 2510.21450).
     """
+
+    keeps = "forget"
 
     def __init__(self, width: int, heads: int = 1, hold: float = 1.0) -> None:
         super().__init__(width)

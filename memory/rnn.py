@@ -47,6 +47,8 @@ def _recurrent(gates: int, heads: int, units: int) -> nn.Parameter:
 class GRU(Core):
     """A gated recurrent unit. Source: Cho et al. 2014, in the form of `torch.nn.GRU`; heads as in FlashRNN."""
 
+    keeps = "update"
+
     def __init__(self, width: int, heads: int = 1) -> None:
         super().__init__(width)
         self.input_weight = _input_weight(3, width)
@@ -80,6 +82,8 @@ class GRU(Core):
 
 class LSTM(Core):
     """Long short-term memory. Source: Hochreiter and Schmidhuber 1997, Gers et al. 2000; heads as in FlashRNN."""
+
+    keeps = "forget"
 
     def __init__(self, width: int, heads: int = 1, forget_bias: float = 1.0) -> None:
         super().__init__(width)

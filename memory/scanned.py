@@ -76,6 +76,8 @@ class Scanned(Core):
     A layer of its own kind says what its input `moves`, and how to `read` what is then remembered.
     """
 
+    keeps = "kept"
+
     def __init__(self, width: int, size: int, *, is_complex: bool = False) -> None:
         super().__init__(width)
         self.size, self.is_complex = size, is_complex
@@ -110,6 +112,10 @@ class Scanned(Core):
 
         y_TBD, last_BS = in_pieces(run, self._numbers(state.hidden), x_TBD, start_TB)
         return y_TBD, ScanState(self._stored(last_BS))
+
+    def gates(self, x_BD: Tensor, state: ScanState, start_B: Tensor) -> dict[str, Tensor]:
+        """Return |a| as `kept`, (B, S): no gate where it is the same for every input, but how long each number lasts."""
+        return {"kept": self.moves(x_BD[None]).keep_TBS[0].abs().expand(len(x_BD), -1)}
 
     def flops_per_step(self, steps: int) -> float:
         """Return two per weight, and what the recurrence takes: a product and a sum, of complex numbers eight."""

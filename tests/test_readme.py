@@ -69,7 +69,12 @@ def test_commands_are_understood(command: str, workplace: Path, monkeypatch, cap
     name, *argv = shlex.split(command, comments=True)[1:]
     if name == "bench":
         monkeypatch.setattr(bench, "_device", lambda options: sys.exit(0))  # what comes after the flags are read
-    few = {"train": ["--threads", "1"], "eval": ["--episodes", "2"], "play": ["--steps", "3"]}.get(name, [])
+    few = {
+        "train": ["--threads", "1"],
+        "eval": ["--episodes", "2"],
+        "play": ["--steps", "3"],
+        "diagnose": ["--long", "0"],
+    }.get(name, [])
     few = ["--rows", "2"] if "--cache" in argv else few  # a stream, which has no episodes to count
     few += ["--run", f"runs/{abs(hash(command))}"] if name == "train" else []
     assert main([name, *argv, *few]) == 0, capsys.readouterr().err
@@ -78,7 +83,9 @@ def test_commands_are_understood(command: str, workplace: Path, monkeypatch, cap
 
 
 def test_every_command_is_shown() -> None:
-    assert {line.split()[1] for line in commands()} == {"train", "resume", "eval", "report", "play", "list", "bench"}
+    assert {line.split()[1] for line in commands()} == {
+        *("train", "resume", "eval", "diagnose", "report", "play", "list", "bench")
+    }
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

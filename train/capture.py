@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Hashable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +27,7 @@ from ..envs.step import Env
 from .config import PPOConfig
 from .ppo import Average, advantages, diverged, gradient, learn, minibatches, rates
 from .rollout import Acting, Moment, Window, act_once, collect, copied
+from .span import LONGEST, SpanGraph
 
 MOST_PLANS = 12
 """Plans of a core that learning is recorded for; windows of other plans are learned from step by step."""
@@ -286,7 +286,7 @@ class Graphs:
 
     def __init__(self, *, wanted: bool, compiled: bool) -> None:
         self._wanted, self._compiled = wanted, compiled
-        self._acting: Any = None
+        self._acting: ActingGraph | StepGraph | SpanGraph | None = None
         self._learning: LearningGraph | None = None
         self._refused: set[str] = set()
 
@@ -294,8 +294,6 @@ class Graphs:
         self, config: PPOConfig, env: Env, policy: Policy, acting: Acting, generator: torch.Generator
     ) -> Callable[[Acting], tuple[Window, Acting]] | None:
         """Return what acts for a window from a given place, or None where it is `collect` that has to."""
-        from .span import LONGEST, SpanGraph
-
         if not self._may("acting", env.device) or not env.on_device:
             return None
         if self._acting is None or not self._acting.fits(env, policy, generator):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from html import escape
 
-from . import streams, tables
+from . import diagnoses, streams, tables
 from .group import words
 from .measure import Curve, curve, tag_of
 from .picture import Line, chart
@@ -77,6 +77,9 @@ def _task(anchor: str, view: View) -> str:
     for kind in streams.kinds(view.task.entries):
         shown += [_table(streams.table(kind)), f'<div class="charts">{"".join(streams.charts(kind))}</div>']
         shown.append(_folded(streams.by_time(kind)))
+    for look in diagnoses.looks(view.task.entries):
+        shown += [_table(found) for found in diagnoses.tables_of(look)]
+        shown.append(f'<div class="charts">{"".join(diagnoses.charts(look))}</div>')
     shown.append(_commands(view))
     shown += [_folded(found) for found in (tables.settings(view), tables.runs(view)) if found]
     return "".join(shown)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import streams, tables
+from . import diagnoses, streams, tables
 from .measure import about
 from .tables import Table, View
 
@@ -30,7 +30,8 @@ def markdown(name: str, heading: str, views: Sequence[View], notes: Sequence[str
         parts.append(_table(joined))
         trials = [tables.trial(*each) for each in tables.trials(view).items()]
         streamed = [streams.table(kind) for kind in streams.kinds(view.task.entries)]
-        shown = [each for each in (tables.pairs(view), tables.other_tasks(view), *trials, *streamed) if each]
+        looks = [each for look in diagnoses.looks(view.task.entries) for each in diagnoses.tables_of(look)]
+        shown = [each for each in (tables.pairs(view), tables.other_tasks(view), *trials, *streamed, *looks) if each]
         for each in shown:
             parts += [f"{each.title}:", _table(each)]
         parts += dict.fromkeys(each.note for each in (joined, *shown) if each.note)

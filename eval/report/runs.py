@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..statistics import Array, Interval
+from .diagnosed import Diagnosis, parse
 
 
 class Series(NamedTuple):
@@ -79,6 +80,8 @@ class Run:
     """The figures of each update by TensorBoard tag."""
     evaluations: list[Evaluation]
     streams: list[Stream]
+    """Later ones stand later."""
+    diagnoses: list[Diagnosis]
     """Later ones stand later."""
 
     @property
@@ -154,6 +157,7 @@ def read(path: Path) -> Run:
         lines=_lines(path / "metrics.jsonl"),
         evaluations=[_evaluation(file) for file in sorted(path.glob("eval-*.json"))],
         streams=[stream for file in sorted(path.glob("stream-*.json")) for stream in _streams(file)],
+        diagnoses=[_diagnosis(file) for file in sorted(path.glob("diagnose-*.json"))],
     )
 
 
@@ -234,6 +238,14 @@ def _streams(file: Path) -> list[Stream]:
         ]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file} was not written by `mnemic eval --cache`: {error!r}") from None
+
+
+def _diagnosis(file: Path) -> Diagnosis:
+    found = _json(file)
+    try:
+        return parse(found)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} was not written by `mnemic diagnose`: {error!r}") from None
 
 
 def _part(found: dict[str, Any], end: int) -> Part:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ..backend import Backend, Op
+from .gates import exponential_gates
 
-__all__ = ["OP", "delta_rule"]
+__all__ = ["OP", "delta_product", "delta_rule", "exponential_gates"]
 
 OP = Op(
     "delta_rule",
@@ -49,9 +50,8 @@ def delta_rule(
     Nothing is scaled or normalised here. The delta rule needs beta in [0, 2] and keys of length 1 at most, or S grows.
 
     Normalised reads (linear attention, mLSTM): give `value` one more column of ones; its part of y is the normaliser.
-    An exponential input gate with its stabiliser (mLSTM): with log gates i, f and m_t = max(f_t + m_{t-1}, i_t), use
-    log_decay = f_t + m_{t-1} - m_t, which is not above 0, and key * exp(i_t - m_t). m is a running maximum, carried by
-    the caller, and where a row starts m_t = i_t.
+    Exponential input gates (mLSTM): `exponential_gates` makes of them a log decay and a scale of the keys. Several
+    writes in a step: `delta_product`.
 
     Args:
         query_TBHK: what is asked at each step, (T, B, H, K), T >= 1.
@@ -77,6 +77,51 @@ def delta_rule(
     module = OP.pick(backend, wide_BHKV, rather=rather, **facts)
     y_TBHV, last_BHKV = module.delta_rule(query_TBHK, key_TBHK, value_TBHV, beta_TBH, log_decay, state_BHKV, start_TB)
     return y_TBHV, last_BHKV
+
+
+def delta_product(
+    query_TBHK: Tensor,
+    key_TNBHK: Tensor,
+    value_TNBHV: Tensor,
+    beta_TNBH: Tensor,
+    log_decay_TBH: Tensor | None,
+    state_BHKV: Tensor,
+    start_TB: Tensor,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Run the delta rule with N writes in each step: forget and decay once, then erase and write N times, then read.
+
+    With beta up to 2 a step multiplies memory by a product of N Householder matrices, such as a rotation for N = 2.
+    Source: Siems et al. 2025, "DeltaProduct" (arXiv 2502.10297). It is `delta_rule` over T N tokens.
+
+    Args:
+        query_TBHK: what is asked after the writes of each step, (T, B, H, K), T >= 1.
+        key_TNBHK: where each write goes, (T, N, B, H, K), N >= 1.
+        value_TNBHV: what each writes, (T, N, B, H, V).
+        beta_TNBH: how much each replaces, (T, N, B, H), 0 to 2.
+        log_decay_TBH: what is kept from step to step, (T, B, H), not above 0; None to keep all.
+        state_BHKV: as in `delta_rule`.
+        start_TB: as in `delta_rule`.
+        backend: as in `delta_rule`.
+
+    Returns:
+        y (T, B, H, V), and the memory after the last step.
+
+    Raises:
+        ValueError: as in `delta_rule`.
+    """
+    writes = key_TNBHK.shape[1]
+
+    def spread(part: Tensor, *, at: int) -> Tensor:
+        """Give what a step has once to one of its writes, and 0 to the others."""
+        mine = torch.arange(writes, device=part.device).view(-1, *(1,) * (part.ndim - 1)) == at
+        return torch.where(mine, part[:, None], torch.zeros_like(part[:, None])).flatten(0, 1)
+
+    key, value, beta = (part.flatten(0, 1) for part in (key_TNBHK, value_TNBHV, beta_TNBH))
+    decay = None if log_decay_TBH is None else spread(log_decay_TBH, at=0)
+    query, start = spread(query_TBHK, at=writes - 1), spread(start_TB, at=0)
+    y, last_BHKV = delta_rule(query, key, value, beta, decay, state_BHKV, start, backend)
+    return y[writes - 1 :: writes], last_BHKV
 
 
 def _check(

@@ -190,8 +190,7 @@ class BlocksConfig(CacheConfig):
     decay: float = 0.995
     """What the use of a block is multiplied with at each step (the paper's code: 0.1 for every 512 tokens)."""
     positions: Literal["common", "step"] = "common"
-    """Distances further than the window: one for all, that of the window; or true ones. A transformer whose positions
-    are episodes: always true ones."""
+    """Beyond the window: one distance for all, that of the window, or true ones (episode positions: true ones)."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that hold nothing, and a budget without room for a block."""

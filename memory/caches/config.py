@@ -47,8 +47,9 @@ class CacheConfig(ABC):
         if steps < 1:
             self.refuse(f"a trial of {steps} steps; it must have at least 1")
         if isinstance(core, Pair):
-            return Pair(self.apply(memory, core.actor, steps), self.apply(memory, core.critic, steps))
-        return self._apply(memory, core, steps)
+            pair = Pair(self.apply(memory, core.actor, steps), self.apply(memory, core.critic, steps))
+            return pair.train(core.training)
+        return self._apply(memory, core, steps).train(core.training)
 
     @abstractmethod
     def _apply(self, memory: MemoryConfig, core: Core, steps: int) -> Core:
@@ -68,9 +69,9 @@ class CacheConfig(ABC):
         self.refuse(f"it does not know how to drop entries of {memory.name}; use --cache full")
 
     def at_least(self, least: int, parts: str, option: str = "") -> None:
-        """Refuse a budget below `least`, which is the sum of `parts`; `option`: what else could be made smaller."""
+        """Refuse a budget below `least`, which is the sum of `parts`; `option`: what else could be lower."""
         if self.context < least:
-            ways = f"give --context {least} or more" + (f", or fewer {option}" if option else "")
+            ways = f"give --context {least} or more" + (f", or lower {option}" if option else "")
             self.refuse(f"context is {self.context}, and the least is {least} ({parts}); {ways}")
 
 
@@ -86,4 +87,4 @@ def resized(memory: MemoryConfig, core: Core) -> Core:
             setattr(mine, name, weight)
         for name, buffer in theirs.named_buffers(recurse=False):
             setattr(mine, name, buffer)
-    return other.train(core.training)
+    return other

@@ -81,7 +81,7 @@ def sets_within(
         steps: of a trial.
         kept: sets that the policy does not drop, so that there must be one more.
         words: what they are.
-        options: what makes them fewer.
+        options: the options that make them fewer.
 
     Raises:
         ValueError: the store overwrites, so that there is one at every step; or the budget holds too few.

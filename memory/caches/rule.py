@@ -37,8 +37,7 @@ class RuleConfig(CacheConfig):
     sinks: int = 4
     """The first entries of a trial, which are never dropped (of memo: sets)."""
     positions: Literal["cache", "step"] = "cache"
-    """Rotary positions: places among the entries that are kept, or steps of the trial. Memo, and a transformer whose
-    positions are episodes: always as they were written."""
+    """Rotary positions: places among what is kept, or steps of the trial (memo, episode positions: as written)."""
 
     def __post_init__(self) -> None:
         """Refuse negative numbers, and a budget without room for one entry that may be dropped."""

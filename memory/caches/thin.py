@@ -141,8 +141,7 @@ class ThinConfig(CacheConfig):
     ratio: float = 0.4
     """The share of key channels that is dropped in each head, rounded down to whole channels."""
     recent: int = 32
-    """The newest entries, which stay whole; up to twice as many are. Also the entries of a page, and how many of the
-    last queries say which channels matter."""
+    """The newest entries, which stay whole (up to twice as many); entries of a page; queries that choose channels."""
 
     def __post_init__(self) -> None:
         """Refuse a ratio that leaves nothing, and a budget without room for a page."""

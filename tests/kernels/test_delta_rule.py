@@ -203,26 +203,6 @@ def test_beta_of_one_stores_the_value_beside_its_key() -> None:
     torch.testing.assert_close(y, value)
 
 
-def test_exponential_gates_as_the_page_says() -> None:
-    """MLSTM with its stabiliser, by hand and as the docstring has it."""
-    parts, _ = inputs((40, 1, 1, 4, 5), RULES["linear"], torch.float64, "cpu")
-    query, key, value, *_ = (part for part in parts.values() if part is not None)
-    log_in, log_forget = 8 * torch.randn(40, dtype=torch.float64), logsigmoid(torch.randn(40, dtype=torch.float64))
-    top = torch.zeros(41, dtype=torch.float64)
-    cell, total, want = torch.zeros(4, 5, dtype=torch.float64), torch.zeros(4, dtype=torch.float64), []
-    for t in range(40):
-        top[t + 1] = torch.maximum(log_forget[t] + top[t], log_in[t])
-        forget, into = (log_forget[t] + top[t] - top[t + 1]).exp(), (log_in[t] - top[t + 1]).exp()
-        cell = forget * cell + into * key[t, 0, 0][:, None] * value[t, 0, 0]
-        total = forget * total + into * key[t, 0, 0]
-        want.append(torch.cat([cell.T @ query[t, 0, 0], (total @ query[t, 0, 0])[None]]))
-    scaled = key * (log_in - top[1:]).exp()[:, None, None, None]
-    decay = (log_forget + top[:-1] - top[1:])[:, None, None]
-    value = torch.cat([value, torch.ones_like(value[..., :1])], -1)
-    y, _ = delta_rule(query, scaled, value, None, decay, query.new_zeros(1, 1, 4, 6), torch.zeros(40, 1) > 0, "chunked")
-    torch.testing.assert_close(y[:, 0, 0], torch.stack(want))
-
-
 @SILENT
 @pytest.mark.parametrize("rule", RULES)
 def test_one_step_without_gradients(rule: str, close: Callable[[str, Tensor, Tensor], None]) -> None:

@@ -10,7 +10,12 @@ import torch
 from torch import Tensor
 
 from mnemic.memory.compare import TOLERANCE
+from mnemic.memory.deltanet import DeltaNetConfig
+from mnemic.memory.linear_attention import BasedConfig
 from mnemic.memory.memo import MemoConfig
+from mnemic.memory.mlstm import MLSTMConfig
+from mnemic.memory.mom import MoMConfig
+from mnemic.memory.slstm import SLSTMConfig
 from mnemic.memory.transformer import TransformerConfig
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -27,6 +32,11 @@ CORES = {
     "RMT": MemoConfig(**MEMO, store="overwrite"),
     "transformer": TransformerConfig(**TRUNK, context=STEPS),
     "transformer, sink": TransformerConfig(**TRUNK, context=2 * SEGMENT, sink="kv0"),
+    "based": BasedConfig(**TRUNK, window=SEGMENT),
+    "deltanet, several writes": DeltaNetConfig(**TRUNK, gate="scalar", beta_max=2.0, steps=2, conv=4),
+    "mixture of memories": MoMConfig(**TRUNK),
+    "mlstm": MLSTMConfig(**TRUNK),
+    "slstm": SLSTMConfig(**TRUNK),
     "transformer, episodes": TransformerConfig(**TRUNK, context=STEPS, positions="episode", episode_positions=SEGMENT),
 }
 

@@ -32,6 +32,13 @@ def test_the_published_rates() -> None:
     assert (2 * math.pi / FFM(3, 2, 3, "torch").turn).tolist() == pytest.approx([1, 512.5, 1024])
 
 
+def test_what_is_kept_is_the_decay() -> None:
+    layer = FFM(3, 2, 2, "torch")
+    kept = layer.gates(torch.randn(1, 3), layer.initial_state(1), torch.tensor([False]))["kept"][0]
+    fast, slow = (math.exp(-each) for each in decays("torch", 2).tolist())
+    assert kept.tolist() == pytest.approx([fast, fast, slow, slow])
+
+
 def test_a_shut_gate_lets_the_input_pass() -> None:
     layer = FFM(2, 1, 1, "torch")
     with torch.no_grad():

@@ -21,6 +21,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "s5": {"modes": 6},
     "ffm": {"traces": 5, "contexts": 2},
     "shm": {"size": 6},
+    "slstm": {"heads": 2},
+    "mlstm": {"heads": 2},
+    "linear-attention": {"heads": 2},
+    "based": {"heads": 2, "window": 8},
+    "deltanet": {"heads": 2},
+    "mom": {"heads": 2},
 }
 STACKED: dict[str, Any] = {"depth": 2, "residual": "gate", "mlp": 2}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -42,6 +48,14 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "memo-overwrite": ("memo", {"store": "overwrite", "depth": 2}),
     "memo-one-segment-of-gradient": ("memo", {"summary_gradient": 1}),
     "memo-direct": ("memo", {"reread": False, "depth_dropout": 0.5, "segment_jitter": 0.2}),
+    "mlstm-conv": ("mlstm", {"conv": 3, "key_width": 3, "value_width": 5}),
+    "linear-attention-relu": ("linear-attention", {"feature": "relu", "conv": 4}),
+    "linear-attention-sum": ("linear-attention", {"normalise": False, "window": 5}),
+    "deltanet-gated": ("deltanet", {"gate": "scalar", "conv": 2}),
+    "deltanet-product": ("deltanet", {"gate": "scalar", "beta_max": 2.0, "steps": 3, "value_width": 3}),
+    "mom-linear-attention": ("mom", {"rule": "linear-attention", "memories": 3, "active": 1}),
+    "mom-mlstm": ("mom", {"rule": "mlstm", "shared": False}),
+    "mom-product": ("mom", {"gate": "none", "beta_max": 2.0, "steps": 2, "memories": 2, "active": 1, "conv": 3}),
     "memo-direct-overwrite": ("memo", {"reread": False, "store": "overwrite", "depth": 2}),
 }
 FAR = {"memo": {"segment": 200}}

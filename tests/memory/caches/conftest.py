@@ -9,6 +9,31 @@ from torch import Tensor
 from mnemic.memory import MemoryConfig, make_config
 from mnemic.memory.core import Core
 
+# Budgets that are too small for a trial, for a transformer.
+TIGHT: dict[str, tuple[str, dict[str, Any]]] = {
+    "window": ("window", {"context": 8}),
+    "sinks": ("sinks", {"context": 8, "sinks": 2}),
+    "sinks, steps": ("sinks", {"context": 8, "sinks": 2, "positions": "step"}),
+    "surprise": ("surprise", {"context": 8, "sinks": 1, "recent": 2, "round_steps": 5}),
+    "surprise, episodes": ("surprise", {"context": 8, "sinks": 1, "recent": 2, "positions": "step"}),
+    "age": ("age", {"context": 8, "sinks": 1, "recent": 2}),
+    "age, steps": ("age", {"context": 8, "sinks": 0, "recent": 0, "positions": "step", "printed": True}),
+    "random": ("random", {"context": 8, "sinks": 1, "recent": 2}),
+    "thin": ("thin", {"context": 12, "recent": 3}),
+    "blocks": ("blocks", {"context": 20, "sinks": 2, "window": 4, "block": 3, "top": 2, "representatives": 2}),
+    "blocks, steps": (
+        "blocks",
+        {"context": 20, "sinks": 0, "window": 4, "block": 3, "top": 2, "representatives": 2, "positions": "step"},
+    ),
+}
+TIGHT_MEMO: dict[str, tuple[str, dict[str, Any]]] = {
+    "oldest-sets": ("oldest-sets", {"context": 5 + 3 * 2}),
+    "sinks": ("sinks", {"context": 5 + 3 * 2, "sinks": 1}),
+    "surprise": ("surprise", {"context": 5 + 4 * 2, "sinks": 1, "recent": 1}),
+    "random": ("random", {"context": 5 + 4 * 2, "sinks": 1, "recent": 1}),
+}
+MEMO: dict[str, Any] = {"segment": 5, "summaries": 2}
+
 
 class Stream:
     """T steps of rows that start trials at different times, and a surprise for each."""

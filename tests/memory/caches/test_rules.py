@@ -133,6 +133,21 @@ def test_an_entry_is_used_by_attention() -> None:
     assert state.kept.ledger.marks.born_BS[0, :3].tolist() == [0, 1, 2]
 
 
+def test_a_new_entry_does_not_inherit_what_was_noted_of_the_old_one() -> None:
+    """Step 0 goes first, with a surprise of 9, or used just before; nobody judges or uses what takes its slot."""
+    found = kept("surprise", 7, [9.0, 10, 10, math.nan, 1, 1, 1], context=3, sinks=0, recent=0, decay=1.0)
+    assert found[3:] == [[1, 2, 3], [1, 2, 4], [1, 2, 5], [1, 2, 6]]
+    for rule in (AgeConfig(sinks=0, recent=0), SurpriseConfig(sinks=0, recent=0)):
+        ledger = no_entries(rule, 1, 2, torch.device("cpu"))
+        for _ in range(2):
+            ledger = enter(rule, ledger, next_slot(rule, ledger), ledger.seen_B)
+        fresh = enter(rule, ledger, next_slot(rule, ledger), ledger.seen_B)
+        marks = rule.used(ledger.marks, torch.ones(1, 2), torch.tensor([1]))
+        marks = rule.judged(marks, torch.tensor([[True, True]]), torch.tensor([5.0]))
+        after = enter(rule, ledger._replace(marks=marks), torch.tensor([0]), ledger.seen_B)
+        assert [part[0, 0] for part in after.marks] == [part[0, 0] for part in fresh.marks]
+
+
 def hit_rate(rule: RuleConfig, seeds: int = 3, capacity: int = 200, turns: int = 4000) -> float:
     """Queries that find their item in a store of fixed size: half of the turns ask for one of 20 recent important ones.
 
