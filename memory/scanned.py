@@ -114,7 +114,7 @@ class Scanned(Core):
         return y_TBD, ScanState(self._stored(last_BS))
 
     def gates(self, x_BD: Tensor, state: ScanState, start_B: Tensor) -> dict[str, Tensor]:
-        """Return |a| as `kept`, (B, S): no gate where it is the same for every input, but how long each number lasts."""
+        """Return |a| as `kept`, (B, S): no gate where all inputs have the same, but how long each number lasts."""
         return {"kept": self.moves(x_BD[None]).keep_TBS[0].abs().expand(len(x_BD), -1)}
 
     def flops_per_step(self, steps: int) -> float:
