@@ -7,9 +7,11 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from .aaren import AarenConfig
+from .agalite import AGaLiTeConfig
 from .core import Core, MemoryConfig, State
 from .deltanet import DeltaNetConfig
 from .ffm import FFMConfig
+from .gtrxl import GTrXLConfig
 from .linear_attention import BasedConfig, LinearAttentionConfig
 from .memo import MemoConfig
 from .mingru import MinGRUConfig
@@ -17,8 +19,10 @@ from .mlstm import MLSTMConfig
 from .mom import MoMConfig
 from .none import NoneConfig
 from .para import ParaGRUConfig, ParaLSTMConfig
+from .rat import RATConfig
 from .rnn import GRUConfig, LSTMConfig
 from .shm import SHMConfig
+from .slots import SlotsConfig
 from .slstm import SLSTMConfig
 from .state_space import LRUConfig, S4DConfig, S5Config
 from .transformer import TransformerConfig
@@ -46,6 +50,10 @@ MEMORIES: dict[str, type[MemoryConfig]] = {
     "aaren": AarenConfig,
     "transformer": TransformerConfig,
     "memo": MemoConfig,
+    "gtrxl": GTrXLConfig,
+    "agalite": AGaLiTeConfig,
+    "rat": RATConfig,
+    "slots": SlotsConfig,
 }
 
 

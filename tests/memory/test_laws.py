@@ -21,6 +21,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "s5": {"modes": 6},
     "ffm": {"traces": 5, "contexts": 2},
     "shm": {"size": 6},
+    "gtrxl": {"heads": 2, "context": 6},
+    "agalite": {"heads": 2},
+    "rat": {"heads": 2, "chunk": 4, "chunks": 3},
+    "slots": {"slots": 4, "slot_width": 5, "key_width": 3},
     "slstm": {"heads": 2},
     "mlstm": {"heads": 2},
     "linear-attention": {"heads": 2},
@@ -57,6 +61,16 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "mom-mlstm": ("mom", {"rule": "mlstm", "shared": False}),
     "mom-product": ("mom", {"gate": "none", "beta_max": 2.0, "steps": 2, "memories": 2, "active": 1, "conv": 3}),
     "memo-direct-overwrite": ("memo", {"reread": False, "store": "overwrite", "depth": 2}),
+    "gtrxl-past-alone": ("gtrxl", {"current": False, "past_gradient": False, "positions": "learned"}),
+    "gtrxl-sinusoidal": ("gtrxl", {"positions": "sinusoidal", "depth": 2, "context": 30}),
+    "gtrxl-no-positions": ("gtrxl", {"positions": "none", "current": False, "residual": "none"}),
+    "agalite-published": ("agalite", {"frequencies": "published", "rank": 3}),
+    "galite": ("agalite", {"product": "exact", "depth": 2}),
+    "rat-attention": ("rat", {"chunk": 1, "chunks": 30}),
+    "rat-one-chunk": ("rat", {"chunk": 7, "chunks": 1, "groups": 1, "depth": 2}),
+    "slots-writes": ("slots", {"writes": 3, "reads": 2, "residual": "add", "depth": 2}),
+    "slots-soft": ("slots", {"write": "soft", "temperature": 0.5}),
+    "slots-feedback": ("slots", {"write": "gumbel", "feedback": True}),
 }
 FAR = {"memo": {"segment": 200}}
 
