@@ -82,9 +82,9 @@ class Block(nn.Module):
         super().__init__()
         width, self.residual = config.width, config.residual
         self.norm = nn.Identity() if config.residual == "none" else Norm(width)
-        self.gate = GRUGate(width, config.gate_bias) if config.residual == "gate" else None
+        self.gate = GRUGate(width, config.residual_bias) if config.residual == "gate" else None
         self.mlp = nn.Sequential(Norm(width), GatedMLP(width, config.mlp * width)) if config.mlp else None
-        self.mlp_gate = GRUGate(width, config.gate_bias) if config.mlp and config.residual == "gate" else None
+        self.mlp_gate = GRUGate(width, config.residual_bias) if config.mlp and config.residual == "gate" else None
 
     def before(self, stream: Tensor) -> Tensor:
         """Return what the layer takes in, (..., D)."""

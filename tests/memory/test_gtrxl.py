@@ -126,7 +126,7 @@ def test_far_into_a_trial_it_computes_the_same() -> None:
 @pytest.mark.parametrize("bias", [2.0, 0.0, 0.2])
 def test_gates_begin_at_their_bias(bias: float) -> None:
     """With nothing in stream and layer, the update gate is sigmoid(-bias)."""
-    block = Block(GTrXLConfig(width=4, heads=2, gate_bias=bias))
+    block = Block(GTrXLConfig(width=4, heads=2, residual_bias=bias))
     gates = block.gates(torch.zeros(3, 4), torch.zeros(3, 4))
     assert set(gates) == {"residual", "mlp"}
     for gate in gates.values():
@@ -135,7 +135,7 @@ def test_gates_begin_at_their_bias(bias: float) -> None:
 
 def test_gates_are_what_blocks_do() -> None:
     """Where the gate is at 1 the candidate is all that is left, where it is at 0 the stream is."""
-    core = GTrXLConfig(width=4, heads=2, mlp=0, gate_bias=0.0).build()
+    core = GTrXLConfig(width=4, heads=2, mlp=0, residual_bias=0.0).build()
     gate = core.blocks[0].gate  # type: ignore[index,union-attr]
     x, start = torch.randn(3, 4), torch.zeros(3, dtype=torch.bool)
     for bias, open_ in ((-60.0, 1.0), (60.0, 0.0)):
