@@ -21,12 +21,14 @@ from ..train.config import TrainConfig
 from . import choices, flags
 from .bench_report import Report, Row, begin, load, save, show, write_page
 from .names import choose
+from .rewriting import bench_rewriting
 
 WHAT = {
     "kernels": "[OP ..] each kernel: time, share of what the device can do, ratio to peers",
     "train": "steps per second of training by memory, rows and width, or beside another project",
     "envs": "[NAME ..] steps per second of the environments alone",
     "stream": "[CASE ..] bytes, operations and latency of a step late in a long trial, beside full context",
+    "rewriting": "[PART ..] memory rewriting: every memory trained and tested on Endless T-Maze and Color-Cubes",
     "page": "F.json .. puts reports into the tables of a page",
 }
 
@@ -106,6 +108,7 @@ def bench(argv: list[str]) -> int:
         "train": bench_train,
         "envs": bench_envs,
         "stream": bench_stream,
+        "rewriting": bench_rewriting,
         "page": bench_page,
     }
     return command[choose("benchmark", what, WHAT)](rest)

@@ -16,8 +16,9 @@ from ..memory import MEMORIES
 from ..memory import make_config as make_memory
 from ..memory.caches import CACHES
 from ..memory.core import MemoryConfig
+from ..train import recipes as known
 from ..train.config import TrainConfig
-from ..train.recipes import RECIPES
+from ..train.recipes import FAMILIES, RECIPES
 from .names import by_likeness, choose
 
 GYM, TRIALS = "gym:", "trials:"
@@ -40,8 +41,10 @@ def caches() -> dict[str, str]:
 
 
 def recipes() -> dict[str, str]:
-    """Return the recipes."""
-    return {name: (inspect.getdoc(function) or "").partition("\n")[0] for name, function in RECIPES.items()}
+    """Return the recipes; those for any memory once each, with MEMORY in the place of its name."""
+    named: dict[str, Callable[..., TrainConfig]] = dict(RECIPES)
+    named |= {f"{family}-MEMORY": function for family, function in FAMILIES.items()}
+    return {name: (inspect.getdoc(function) or "").partition("\n")[0] for name, function in named.items()}
 
 
 def kernels() -> dict[str, str]:
@@ -98,9 +101,12 @@ def recipe_config(name: str) -> TrainConfig:
     if name in ENVS or name.startswith((GYM, TRIALS)):
         raise ValueError(
             f"{name!r} is an environment, not a recipe; write `mnemic train --env {name}`, "
-            f"or choose a recipe: {', '.join(by_likeness(name, RECIPES))}"
+            f"or choose a recipe: {', '.join(by_likeness(name, recipes()))}"
         )
-    return RECIPES[choose("recipe", name, RECIPES)]()
+    if name in (names := known.names()):
+        return known.recipe(name)
+    choose("recipe", name, recipes(), more="MEMORY is one of `mnemic list memories`")
+    raise ValueError(f"{name!r}: put a memory in the place of MEMORY, as in {names[-1]}")
 
 
 def recipe_for(env: str) -> TrainConfig | None:

@@ -26,7 +26,7 @@ COMMANDS = {
     "train": Command("[RECIPE] [flags]", "train an agent: a recipe, or any task with any memory", ".train", "train"),
     "resume": Command("RUN", "go on with a run that was stopped", ".train", "resume"),
     "eval": Command(
-        "RUN|oracle|random [flags]", "play fresh episodes: figures with intervals", ".evaluate", "evaluate"
+        "RUN|oracle|memoryless|random [flags]", "play fresh episodes: figures with intervals", ".evaluate", "evaluate"
     ),
     "diagnose": Command(
         "RUN [flags]", "what a memory holds, for how long, and what long lives do to it", ".diagnose", "diagnose"

@@ -32,10 +32,19 @@ def show(title: str, played: Played) -> dict[str, Any]:
         left = f", the first {MOST_LINES} of {len(places)}" if len(places) > MOST_LINES else ""
         console.print(f"by place of the episode in its trial{left}", style="bold")
         console.print(table(header, lines))
+    return measured(played)
+
+
+def measured(played: Played) -> dict[str, Any]:
+    """Return the figures with their intervals for JSON.
+
+    Raises:
+        ValueError: no episode ended.
+    """
     return {
         "episodes": len(played.returns),
-        "figures": {name: plain(figure) for name, figure in figures.items()},
-        "by_episode": [{name: plain(figure) for name, figure in place.items()} for place in places],
+        "figures": {name: plain(figure) for name, figure in summarise(played).items()},
+        "by_episode": [{name: plain(figure) for name, figure in place.items()} for place in by_place(played)],
     }
 
 

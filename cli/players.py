@@ -1,4 +1,4 @@
-"""`mnemic eval oracle` and `mnemic eval random`: what a task pays to its scripted player, and to chance."""
+"""`mnemic eval oracle`, `memoryless` and `random`: what a task pays to its scripted players, and to chance."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from .played import draw, show
 
 PLAYERS = {
     "oracle": "the task's scripted player, which knows no more than an agent is told",
+    "memoryless": "the task's scripted player without memory: it knows no more than the frame and its last action",
     "random": "a player for whom every action is as likely as any other",
 }
 
@@ -67,12 +68,14 @@ def evaluate_player(argv: list[str]) -> int:
         raise ValueError(f"eval {player} needs a task: `{prog}`; `mnemic list envs` shows what there is")
     options = flags.parse(_Options(env=choices.env_config(env)), rest, prog=prog, also=("--env",))
     choices.check_device(options.device)
-    oracle = options.env.oracle() if player == "oracle" else None
-    if player == "oracle" and oracle is None:
-        raise ValueError(f"{options.env.label} has no oracle; `mnemic eval random --env {options.env.label}` plays it")
+    makers = {"oracle": options.env.oracle, "memoryless": options.env.memoryless}
+    scripted = makers[player]() if player in makers else None
+    if player in makers and scripted is None:
+        label = options.env.label
+        raise ValueError(f"{label} has no {player} player; `mnemic eval random --env {label}` plays it")
     began = time.monotonic()
     played = play_rule(
-        None if oracle is None else oracle.act,
+        None if scripted is None else scripted.act,
         options.env,
         episodes=options.episodes,
         seed=options.seed,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from ..eval.report import group, measure, page, rows, runs, tables
 from . import flags
 from .names import choose
 from .runs import newest_hint
+from .tables import show_plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,23 @@ def report(argv: list[str]) -> int:
         rows.write(file, text)
         print(f"written    {file}")
     return 0
+
+
+def write_page(paths: list[str], out: Path, references: list[Path]) -> str:
+    """Write the page of some runs with what players that do not learn reach; return what speaks against it, or "".
+
+    References to tasks that no run was trained on are left out.
+    """
+    try:
+        trained = [runs.read(path).config["env"] for path in runs.find(paths)]
+        fitting = tuple(str(file) for file in references if runs.reference(file)[1].env in trained)
+        views, notes = look(paths, ReportOptions(reference=fitting))
+    except ValueError as error:
+        return str(error)
+    title = ", ".join(view.task.title for view in views) if len(views) < 4 else f"{len(views)} tasks"
+    heading = f"{date.today().isoformat()}, mnemic {__version__}"
+    rows.write(out, page.page(title, heading, views, notes))
+    return ""
 
 
 def look(paths: list[str], options: ReportOptions) -> tuple[list[tables.View], list[str]]:
@@ -133,12 +151,6 @@ def _show(views: list[tables.View], notes: list[str]) -> None:
     for view in views:
         console.print(Text(view.task.title, style="bold"), soft_wrap=True)
         for found in (tables.results(view).filled(), tables.cost(view).filled()):
-            shown = [found.header, *found.lines]
-            widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
-            for line in shown:
-                first, *others = zip(line, widths, strict=True)
-                cells = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]
-                console.print(Text("  ".join(cells), style="dim" if line is found.header else ""), soft_wrap=True)
-            console.print()
+            show_plain(console, replace(found, title=""))
     for note in notes:
         console.print(Text(f"note: {note}"), soft_wrap=True)

@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from ..eval.report import tables as report_tables
 from ..eval.statistics import Interval
 
 
@@ -21,6 +24,19 @@ def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
     for line in lines:
         made.add_row(*line)
     return made
+
+
+def show_plain(console: Console, found: report_tables.Table) -> None:
+    """Print a table of a report without a frame, as wide as it is: a narrow terminal wraps it and cuts nothing off."""
+    if found.title:
+        console.print(Text(found.title, style="bold"), soft_wrap=True)
+    shown = [found.header, *found.lines]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    for line in shown:
+        first, *others = zip(line, widths, strict=True)
+        cells = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]
+        console.print(Text("  ".join(cells), style="dim" if line is found.header else ""), soft_wrap=True)
+    console.print()
 
 
 def in_words(figure: Interval) -> tuple[str, str]:

@@ -36,7 +36,7 @@ def train(argv: list[str]) -> int:
     launch = _launch(config)
     choices.check_kernels(config)
     config = replace(config, threads=config.threads or choices.idle_threads(launch.local_world))
-    about, parameters = _about(config, launch)  # builds both, so that what cannot be built leaves no folder behind
+    about, parameters = describe(config, launch)  # builds both, so that what cannot be built leaves no folder behind
     path = path or _free(Path("runs") / f"{label}-seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}")
     known = {"command": shlex.join(["mnemic", "train", *argv]), "parameters": parameters}
     return _run(path, config, launch, about, known)
@@ -57,7 +57,7 @@ def resume(argv: list[str]) -> int:
         if launch.rank == 0:
             print(f"{path} is finished, after {steps:,} steps; `mnemic eval {path}` plays it")
         return 0
-    about, parameters = _about(config, launch)
+    about, parameters = describe(config, launch)
     return _run(folder.path, config, launch, about, {"parameters": parameters}, resumed_at=steps)
 
 
@@ -98,7 +98,7 @@ def _launch(config: TrainConfig) -> Launch:
     return launch
 
 
-def _about(config: TrainConfig, launch: Launch) -> tuple[str, int]:
+def describe(config: TrainConfig, launch: Launch) -> tuple[str, int]:
     """Return what to say of a run before it begins, and how many parameters its policy has."""
     env = config.env.build(1, config.seed, "cpu")
     try:

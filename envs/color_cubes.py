@@ -31,18 +31,15 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from .color_cubes_oracle import ColorCubesOracle
+from .color_cubes_figures import Tally
+from .color_cubes_oracle import ColorCubesMemoryless, ColorCubesOracle
+from .color_cubes_presets import PRESETS
 from .grid import AGENT_COLOUR, STAY, Grid
 from .native import NativeEnv, Outcome
 from .picture import Cell, Picture
 from .random import Stream, below, unit
 from .step import EnvConfig, Hidden, Step
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "trivial": {"cubes": 1, "phases": 1, "teleport": 0.0, "update_colours": True},
-    "medium": {"cubes": 3, "phases": 3, "teleport": 0.1, "update_colours": True},
-    "extreme": {"cubes": 3, "phases": 3, "teleport": 0.1, "update_colours": False},
-}
 COLOURS = ("red", "green", "blue", "orange", "purple", "cyan", "pink", "brown")
 PAINT = (
     (205, 50, 50),
@@ -63,26 +60,33 @@ class ColorCubesConfig(EnvConfig):
     name: ClassVar[str] = "color-cubes"
     summary: ClassVar[str] = "collect coloured cubes from memory of a map that changes"
 
-    preset: Literal["trivial", "medium", "extreme"] = "medium"
-    """One cube that never moves; several that jump, shown with colours; or shown without colours."""
+    preset: Literal[
+        "trivial", "medium", "extreme", "observed", "latched", "distractors", "jumps", "ordered", "many"
+    ] = "medium"
+    """trivial: one cube that never moves; medium: several that jump, shown with colours; extreme: shown without. The
+    others are rungs of a ladder to these: observed, latched, distractors, jumps, medium, ordered, extreme, many."""
     size: int = 5
     """Cells along a side of the grid."""
     cubes: int | None = None
-    """Cubes, each of a colour of its own. trivial 1, medium and extreme 3."""
+    """Cubes, each of a colour of its own. trivial 1, all others 3."""
     phases: int | None = None
-    """Cubes to collect, one after the other. trivial 1, medium and extreme 3."""
+    """Cubes to collect, one after the other. trivial, distractors and jumps 1, all others 3."""
     teleport: float | None = None
-    """Probability that another cube than the target jumps in a step. trivial 0, medium and extreme 0.1."""
-    movers: Literal["one", "many"] = "one"
-    """At most one cube, any but the target, jumps in a step; or each of them with that probability."""
+    """Probability that another cube than the target jumps in a step. trivial and distractors 0, all others 0.1."""
+    movers: Literal["one", "many"] | None = None
+    """At most one cube, any but the target, jumps in a step; or (many) each of them with that probability."""
     update_colours: bool | None = None
-    """Frames after the first one show colours. trivial and medium yes, extreme no."""
+    """Frames after the first one show colours. ordered, extreme and many no, all others yes."""
     phase_reveal: bool = True
     """The first frame of a later phase shows all cubes. False: only the one just collected, in its new cell."""
-    encoding: Literal["unordered", "ordered"] = "unordered"
-    """Cubes without colours are shown as a map of full cells, or as a list in an order that stays for the episode."""
-    target_shown: Literal["assigned", "always"] = "assigned"
-    """The target's colour is shown in the first frame of its phase only, or in all."""
+    reveal: Literal["events", "always"] | None = None
+    """Cubes are shown in the first frame of a phase and after jumps, or (observed) in every frame."""
+    encoding: Literal["unordered", "ordered"] | None = None
+    """Cubes are shown as a map of full cells and colours, or (ordered) as a list whose order stays for the episode."""
+    target_shown: Literal["assigned", "always"] | None = None
+    """The target's colour is shown in the first frame of its phase only, or (observed) in all."""
+    latch: bool | None = None
+    """Tell the target's cell in every frame: what a perfect memory would hold. latched yes, all others no."""
     own_position: bool = True
     """Show the agent its own cell at every step. False: in the first frame of the episode only."""
     interact: bool = False
@@ -92,25 +96,31 @@ class ColorCubesConfig(EnvConfig):
     wrong_reward: float = 0.0
     """Added for walking onto another cube than the target, with `interact` for the fifth action on one; at most 0."""
     horizon: int = 0
-    """Steps after which an episode is cut off; 0 for twice what the longest shortest ways take."""
+    """Steps after which an episode is cut off; 0: as `slack` says."""
+    slack: float = 2.0
+    """Without `horizon`, an episode is cut off after so many times what the longest shortest ways take; at least 1. The
+    less slack, the less a player without memory gets by walking through all cells."""
 
     def __post_init__(self) -> None:
         """Refuse options that contradict each other."""
         self.require_choice("preset", tuple(PRESETS))
-        self.require_choice("movers", ("one", "many"))
-        self.require_choice("encoding", ("unordered", "ordered"))
-        self.require_choice("target_shown", ("assigned", "always"))
         self.require_whole("size", 2)
         self.require_whole("horizon", 0)
         self.require_number("step_reward", high=0)
         self.require_number("wrong_reward", high=0)
+        self.require_number("slack", low=1)
         if any(getattr(self, name) is None for name in PRESETS[self.preset]):
             self.resolved()  # checks the rest
             return
         self.require_whole("cubes", 1)
         self.require_whole("phases", 1)
         self.require_number("teleport", 0, 1)
+        self.require_choice("movers", ("one", "many"))
+        self.require_choice("reveal", ("events", "always"))
+        self.require_choice("encoding", ("unordered", "ordered"))
+        self.require_choice("target_shown", ("assigned", "always"))
         self._check_room()
+        self._check_sense()
 
     def _check_room(self) -> None:
         cubes, cells = self.cubes or 0, self.size * self.size
@@ -128,16 +138,51 @@ class ColorCubesConfig(EnvConfig):
                 f"make it at least {self.longest_way}, or 0"
             )
 
+    def _check_sense(self) -> None:
+        """Refuse options of which one leaves the other nothing to do."""
+        cubes, teleport = self.cubes or 0, self.teleport or 0.0
+        if cubes == 1 and teleport:
+            self.refuse(
+                f"teleport is {teleport:g} and the only cube is the target, which never jumps; "
+                "set teleport to 0, or cubes above 1"
+            )
+        if self.movers == "many" and cubes < 3:
+            self.refuse(
+                f"movers is 'many' and cubes is {cubes}: the target never jumps, so at most {cubes - 1} can; "
+                "make cubes at least 3, or movers 'one'"
+            )
+        if self.reveal == "always" and not self.phase_reveal:
+            self.refuse("reveal is 'always' and phase_reveal is off: the one shows what the other hides; choose one")
+
     def resolved(self) -> ColorCubesConfig:
-        """Return the same task with every option of the preset filled in."""
+        """Return the same task with every option of the preset filled in; a cube that is alone never jumps."""
         given = {name: getattr(self, name) for name in PRESETS[self.preset]}
-        return replace(self, **{name: PRESETS[self.preset][name] for name, value in given.items() if value is None})
+        filled = {name: PRESETS[self.preset][name] for name, value in given.items() if value is None}
+        if self.cubes == 1 and "teleport" in filled:
+            filled["teleport"] = 0.0
+        return replace(self, **filled)
 
     @property
     def longest_way(self) -> int:
-        """The most steps that a player who knows the map can need: from corner to corner in every phase."""
-        phases = self.resolved().phases if self.phases is None else self.phases
-        return (phases or 0) * (2 * (self.size - 1) + self.interact)
+        """The most steps that a player who knows the map can need: from corner to corner in every phase.
+
+        That is the oracle's worst case where it can know the map. Where it cannot (`ambiguous`), it may have to try the
+        cells of all cubes, one after the other: `cubes` times as many steps, at most.
+        """
+        phases = PRESETS[self.preset]["phases"] if self.phases is None else self.phases
+        return int(phases) * (2 * (self.size - 1) + self.interact)
+
+    @property
+    def ambiguous(self) -> bool:
+        """Whether cubes may jump in a way that nobody can follow: several at once, without colours or an order."""
+        full = self.resolved()
+        hidden = not full.update_colours and full.encoding == "unordered"
+        return full.movers == "many" and hidden and bool(full.teleport)
+
+    @property
+    def mean_way(self) -> float:
+        """Steps of a phase by the shortest way, on average: two different cells are 2/3 of the size apart."""
+        return 2 * self.size / 3 + self.interact
 
     def layout(self) -> dict[str, slice]:
         """Return which numbers of an observation say what, by name.
@@ -145,15 +190,16 @@ class ColorCubesConfig(EnvConfig):
         `own`: the agent's cell, one-hot (C). `coloured`: the cell of the cube of each colour, one-hot (N * C), zero
         without colours; `full`: the full cells (C) [unordered]. `listed`: the cell of each cube in the list (N * C);
         `names`: the colour of each cube in the list, one-hot (N * N), zero without colours [ordered]. `target`: the
-        target's colour, one-hot (N).
+        target's colour, one-hot (N). `latch`: the target's cell, one-hot (C) [with latch].
         """
-        cells, cubes = self.size * self.size, self.resolved().cubes or 0
+        full = self.resolved()
+        cells, cubes = self.size * self.size, full.cubes or 0
         sizes = {"own": cells}
-        if self.encoding == "unordered":
+        if full.encoding == "unordered":
             sizes |= {"coloured": cubes * cells, "full": cells}
         else:
             sizes |= {"listed": cubes * cells, "names": cubes * cubes}
-        sizes |= {"target": cubes}
+        sizes |= {"target": cubes} | ({"latch": cells} if full.latch else {})
         ends = np.cumsum(list(sizes.values())).tolist()
         return {name: slice(end - length, end) for (name, length), end in zip(sizes.items(), ends, strict=True)}
 
@@ -172,6 +218,12 @@ class ColorCubesConfig(EnvConfig):
             step_reward=self.step_reward,
         )
 
+    def memoryless(self) -> ColorCubesMemoryless | None:
+        """Return a player that walks through all cells; None where it would have to see its cell, or to collect."""
+        if self.interact or not self.own_position:
+            return None
+        return ColorCubesMemoryless(self.layout(), size=self.size, cubes=self.resolved().cubes or 0)
+
 
 class Cubes(NamedTuple):
     """B grids."""
@@ -184,6 +236,7 @@ class Cubes(NamedTuple):
     shown: Tensor  # (B, N) bool: which cubes this frame shows
     coloured: Tensor  # (B,) bool: this frame shows colours
     told: Tensor  # (B,) bool: this frame shows the target
+    tally: Tally  # what was counted in the episode
 
 
 class ColorCubes(NativeEnv):
@@ -191,7 +244,7 @@ class ColorCubes(NativeEnv):
 
     Actions: 0 up, 1 down, 2 left, 3 right and, with `interact`, 4 collect. The agent sees one vector of zeros and
     ones, laid out as `config.layout()` says. Reward: 1 for the target, and what the options add. `success`: all phases
-    solved; `phases`: how many.
+    solved; `phases`: how many; the other figures are those of `Tally`.
     """
 
     def __init__(self, config: ColorCubesConfig, batch: int, seed: int, device: torch.device | str = "cpu") -> None:
@@ -203,8 +256,8 @@ class ColorCubes(NativeEnv):
             seed,
             device,
             action_space=spaces.Discrete(4 + config.interact),
-            observation_space=spaces.Box(0.0, 1.0, (layout["target"].stop,), np.float32),
-            episode_steps=config.horizon or 2 * config.longest_way,
+            observation_space=spaces.Box(0.0, 1.0, (max(part.stop for part in layout.values()),), np.float32),
+            episode_steps=config.horizon or round(config.slack * config.longest_way),
         )
         self.full, self.grid = full, Grid(config.size, self.device)
         self.cubes, self.phases, self.teleport = full.cubes or 0, full.phases or 0, full.teleport or 0.0
@@ -230,6 +283,7 @@ class ColorCubes(NativeEnv):
             shown=true_B[:, None].repeat(1, self.cubes),
             coloured=true_B,
             told=true_B,
+            tally=Tally.nothing(placed[:, 1:]),
         )
 
     def advance(self, task: Cubes, action_B: Tensor, stream: Stream) -> tuple[Cubes, Outcome]:
@@ -247,7 +301,8 @@ class ColorCubes(NativeEnv):
         phase_B = task.phase + collected_B
         success_B = phase_B >= self.phases
         event_B = moved_BN.any(1)
-        shown_BN = event_B[:, None].repeat(1, self.cubes)
+        seen_B = torch.ones_like(event_B) if full.reveal == "always" else event_B
+        shown_BN = seen_B[:, None].repeat(1, self.cubes)
         if not full.phase_reveal:
             shown_BN = torch.where(collected_B[:, None], moved_BN, shown_BN)
         after = Cubes(
@@ -257,15 +312,19 @@ class ColorCubes(NativeEnv):
             target=torch.where(collected_B, below(drawn[:, 2], self.cubes), task.target),
             phase=phase_B,
             shown=shown_BN,
-            coloured=event_B if full.update_colours else torch.zeros_like(event_B),
+            coloured=seen_B if full.update_colours else torch.zeros_like(event_B),
             told=torch.ones_like(event_B) if full.target_shown == "always" else collected_B,
+            tally=task.tally.after(
+                self.grid, was_B=task.own, own_B=own_B, target_B=task.target, cell_BN=task.cell, moved_BN=moved_BN
+            ),
         )
         reward_B = collected_B.float()
         if full.step_reward:
             reward_B = reward_B + full.step_reward
         if full.wrong_reward:
             reward_B = reward_B + full.wrong_reward * (at_BN & ~target_BN).any(1)
-        return after, Outcome(reward_B, success_B, {"success": success_B, "phases": phase_B})
+        figures = {"success": success_B, "phases": phase_B} | after.tally.figures(phase_B, full.mean_way)
+        return after, Outcome(reward_B, success_B, figures)
 
     def _jumps(self, task: Cubes, drawn: Tensor, stream: Stream) -> Tensor:
         """Say which cubes want to jump, (B, N) bool; never the target."""
@@ -293,14 +352,19 @@ class ColorCubes(NativeEnv):
         else:
             list_BNC = self._onto_CC[task.cell.gather(1, task.order)] * task.shown.gather(1, task.order)[:, :, None]
             cubes_seen = [list_BNC.flatten(1), self._onto_NN[task.order].flatten(1) * coloured_B]
-        return torch.cat([own_BC, *cubes_seen, target_BN], 1)
+        held = [self._onto_CC[task.cell.gather(1, task.target[:, None]).squeeze(1)]] if self.full.latch else []
+        return torch.cat([own_BC, *cubes_seen, target_BN, *held], 1)
 
     def hidden(self, state: Any, step: Step) -> dict[str, Hidden]:
-        """Return the cell of the target and of the cube of each colour; a frame that shows cells tells them."""
+        """Return the cell of the target and of the cube of each colour; a frame that shows cells tells them.
+
+        With a latch, every frame tells the target's.
+        """
         task: Cubes = state.task
         cells, same_B = self.grid.cells, torch.zeros_like(task.phase)
         target_B1 = task.target[:, None]
         cell_B, shown_B = (part.gather(1, target_B1).squeeze(1) for part in (task.cell, task.shown))
+        shown_B = torch.ones_like(shown_B) if self.full.latch else shown_B
         cubes = zip(COLOURS, task.cell.unbind(1), task.shown.unbind(1), strict=False)
         return {"target": Hidden(cell_B, cells, shown_B, task.phase)} | {
             f"{colour} cube": Hidden(one_B, cells, told_B, same_B) for colour, one_B, told_B in cubes

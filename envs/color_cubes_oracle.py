@@ -1,4 +1,4 @@
-"""The oracle of Color-Cubes: keeps the map up to date from what frames show, and walks.
+"""Players of Color-Cubes: one keeps the map up to date from what frames show, the other remembers nothing.
 
 Shapes: B rows, C cells, N cubes (in the order of their colours).
 """
@@ -100,3 +100,44 @@ class ColorCubesOracle(Oracle):
         rank_BN, rank_BC = gone_BN.cumsum(1), new_BC.cumsum(1)
         same_BNC = (rank_BN[:, :, None] == rank_BC[:, None, :]) & new_BC[:, None, :] & gone_BN[:, :, None]
         return torch.where(same_BNC.any(2), same_BNC.long().argmax(2), cell_BN)
+
+
+class ColorCubesMemoryless(Oracle):
+    """Walks to the target while a frame tells its cell, else through all cells, row by row, there and back.
+
+    It remembers nothing but its last action, which an agent without memory may be told too: it says in which direction
+    it goes. What it reaches is a floor: a score that needs no memory.
+    """
+
+    def __init__(self, layout: dict[str, slice], *, size: int, cubes: int) -> None:
+        self.layout, self.size, self.cubes = layout, size, cubes
+        self.action_B = torch.empty(0, dtype=torch.int64)
+
+    def act(self, obs: Obs, reward_B: Tensor, episode_start_B: Tensor, trial_start_B: Tensor) -> Tensor:
+        """Return the next action of every row, (B,)."""
+        assert isinstance(obs, Tensor)
+        if len(self.action_B) != len(obs):
+            self.action_B, self.grid = (
+                torch.zeros(len(obs), dtype=torch.int64, device=obs.device),
+                Grid(self.size, obs.device),
+            )
+        own_B = obs[:, self.layout["own"]].argmax(1)
+        # Where it came from lies opposite to its last move, unless that ran into the border.
+        from_B = self.grid.move(own_B, self.action_B ^ 1)
+        back_B = self.grid.before(own_B, from_B) & ~trial_start_B
+        goal_B = self.grid.sweep(own_B, back_B)
+        told_BC = self._told(obs)
+        goal_B = torch.where(told_BC.any(1), told_BC.argmax(1), goal_B)
+        self.action_B = self.grid.toward(own_B, goal_B)
+        return self.action_B
+
+    def _told(self, obs: Tensor) -> Tensor:
+        """Return the target's cell as far as this frame alone tells it, one-hot or zeros, (B, C)."""
+        seen = {name: obs[:, part] for name, part in self.layout.items()}
+        if "latch" in seen:
+            return seen["latch"]
+        target_BN = seen["target"]
+        if "listed" in seen:
+            place_BN = torch.einsum("bln,bn->bl", seen["names"].reshape(-1, self.cubes, self.cubes), target_BN)
+            return torch.einsum("blc,bl->bc", seen["listed"].reshape(len(obs), self.cubes, -1), place_BN)
+        return torch.einsum("bnc,bn->bc", seen["coloured"].reshape(len(obs), self.cubes, -1), target_BN)

@@ -114,6 +114,10 @@ class EndlessTMazeConfig(EnvConfig):
         """Return a player that never turns the wrong way."""
         return EndlessTMazeOracle(self)
 
+    def memoryless(self) -> EndlessTMazeMemoryless:
+        """Return a player that always turns left: it passes a junction with probability 1/2, and all with 1/2^n."""
+        return EndlessTMazeMemoryless(self)
+
 
 class Corridor(NamedTuple):
     """Where B agents are."""
@@ -233,3 +237,24 @@ class EndlessTMazeOracle(Oracle):
         may_be_B = position_B >= self.shortest
         turns_B = may_be_B & (~tried_B | (position_B == self.longest))
         return torch.where(turns_B, self.turn_B, FORWARD)
+
+
+class EndlessTMazeMemoryless(Oracle):
+    """Turns left wherever there may be a junction; where lengths differ, a turn that led nowhere says it was none.
+
+    Nobody can do better without memory: a cue is seen once, and the step that follows tells nothing of it.
+    """
+
+    def __init__(self, config: EndlessTMazeConfig) -> None:
+        self.longest, self.shortest = config.length, config.shortest
+        self.turned_B = torch.empty(0, dtype=torch.bool)
+
+    def act(self, obs: Obs, reward_B: Tensor, episode_start_B: Tensor, trial_start_B: Tensor) -> Tensor:
+        """Return the next action of every row, (B,)."""
+        assert isinstance(obs, Tensor)
+        position_B = (obs[:, 0] * self.longest).round().long()
+        if len(self.turned_B) != len(obs):
+            self.turned_B = torch.zeros_like(trial_start_B)
+        tried_B = self.turned_B & ~trial_start_B & (position_B != self.longest)
+        self.turned_B = (position_B >= self.shortest) & ~tried_B
+        return torch.where(self.turned_B, LEFT, FORWARD)

@@ -35,6 +35,7 @@ class Grid:
         self._scaled_C2 = (torch.stack([x, y], 1) / size).to(device)
         # The place of each cell on a way through all of them, row by row, there and back.
         self._snake_C = (y * size + torch.where(y % 2 == 0, x, size - 1 - x)).to(device)
+        self._way_C = self._snake_C.argsort()
 
     def move(self, cell_B: Tensor, action_B: Tensor) -> Tensor:
         """Return the cells after a move, (B,)."""
@@ -46,6 +47,26 @@ class Grid:
         down_B = self._y_C[goal_B] - self._y_C[cell_B]
         upright_B = torch.where(down_B > 0, DOWN, torch.where(down_B < 0, UP, STAY))
         return torch.where(right_B > 0, RIGHT, torch.where(right_B < 0, LEFT, upright_B))
+
+    def distance(self, cell_B: Tensor, other_B: Tensor) -> Tensor:
+        """Return how many moves two cells are apart, (B,)."""
+        return (self._x_C[cell_B] - self._x_C[other_B]).abs() + (self._y_C[cell_B] - self._y_C[other_B]).abs()
+
+    def sweep(self, cell_B: Tensor, back_B: Tensor) -> Tensor:
+        """Return the next cell on a way through all cells, row by row; at an end, the one before it. (B,).
+
+        Args:
+            cell_B: where one stands.
+            back_B: (B,) bool: go towards the first cell of the way instead of the last.
+        """
+        place_B = self._snake_C[cell_B]
+        next_B = torch.where(back_B, place_B - 1, place_B + 1)
+        next_B = torch.where(next_B < 0, 1, torch.where(next_B >= self.cells, self.cells - 2, next_B))
+        return self._way_C[next_B]
+
+    def before(self, cell_B: Tensor, other_B: Tensor) -> Tensor:
+        """Say whether a cell comes before another one on the way of `sweep`, (B,) bool."""
+        return self._snake_C[cell_B] < self._snake_C[other_B]
 
     def nearest(self, cell_B: Tensor, among_BC: Tensor) -> Tensor:
         """Return the nearest of some cells, (B,). Of two as near, the one that comes first on a way through all cells.

@@ -9,28 +9,14 @@ Shapes: B rows, C numbers in one draw.
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-MASK = 0xFFFFFFFF  # 32 bits, the range of every draw
-GOLDEN = 0x9E3779B9  # 2^32 over the golden ratio: spreads small numbers over all bits
+from ..kernels.bits import GOLDEN, MASK, below, mix
 
-Bits = TypeVar("Bits", int, Tensor)
-
-
-def mix(x: Bits) -> Bits:
-    """Scramble 32-bit integers one to one: lowbias32 of C. Wellons' hash-prospector. Tensors are int64."""
-    x = ((x ^ (x >> 16)) * 0x7FEB352D) & MASK
-    # 0x846CA68B modulo 2^32, as the negative number that keeps the product within 63 bits.
-    x = ((x ^ (x >> 15)) * (0x846CA68B - 2**32)) & MASK
-    return x ^ (x >> 16)
-
-
-def below(bits: Tensor, high: int | Tensor) -> Tensor:
-    """Turn uniform 32-bit integers into integers in [0, high)."""
-    return (bits * high) >> 32
+__all__ = ["Stream", "below", "mix", "unit"]
 
 
 def unit(bits: Tensor) -> Tensor:

@@ -180,6 +180,13 @@ class EnvConfig(ABC):
         """Return a player by rule, with nothing in its memory; None where there is none."""
         return None
 
+    def memoryless(self) -> Oracle | None:
+        """Return a player by rule that remembers nothing but its last action; None where there is none.
+
+        What it reaches is a floor: an agent has to be above it before its memory is worth anything.
+        """
+        return None
+
     def refuse(self, reason: str) -> NoReturn:
         """Say that no environment can have these options.
 

@@ -7,16 +7,24 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from .aaren import AarenConfig
+from .agalite import AGaLiTeConfig
 from .core import Core, MemoryConfig, State
 from .deltanet import DeltaNetConfig
+from .ffm import FFMConfig
+from .gtrxl import GTrXLConfig
 from .linear_attention import BasedConfig, LinearAttentionConfig
 from .memo import MemoConfig
+from .mingru import MinGRUConfig
 from .mlstm import MLSTMConfig
 from .mom import MoMConfig
 from .none import NoneConfig
 from .para import ParaGRUConfig, ParaLSTMConfig
+from .rat import RATConfig
 from .rnn import GRUConfig, LSTMConfig
+from .shm import SHMConfig
+from .slots import SlotsConfig
 from .slstm import SLSTMConfig
+from .state_space import LRUConfig, S4DConfig, S5Config
 from .transformer import TransformerConfig
 
 __all__ = ["MEMORIES", "Core", "MemoryConfig", "State", "config_from_dict", "config_to_dict", "make_config"]
@@ -27,6 +35,12 @@ MEMORIES: dict[str, type[MemoryConfig]] = {
     "lstm": LSTMConfig,
     "paragru": ParaGRUConfig,
     "paralstm": ParaLSTMConfig,
+    "mingru": MinGRUConfig,
+    "lru": LRUConfig,
+    "s4d": S4DConfig,
+    "s5": S5Config,
+    "ffm": FFMConfig,
+    "shm": SHMConfig,
     "slstm": SLSTMConfig,
     "mlstm": MLSTMConfig,
     "linear-attention": LinearAttentionConfig,
@@ -36,6 +50,10 @@ MEMORIES: dict[str, type[MemoryConfig]] = {
     "aaren": AarenConfig,
     "transformer": TransformerConfig,
     "memo": MemoConfig,
+    "gtrxl": GTrXLConfig,
+    "agalite": AGaLiTeConfig,
+    "rat": RATConfig,
+    "slots": SlotsConfig,
 }
 
 

@@ -259,6 +259,8 @@ class MemoryConfig(ABC):
     """Layers, one on top of the other."""
     residual: Literal["none", "add", "gate"] = "none"
     """How a layer joins the stream: its output replaces it, is added to it, or enters through a GRU gate (GTrXL)."""
+    residual_bias: float = 2.0
+    """What GRU gates begin at, with residual gate: the higher, the closer a block is to the identity at first."""
     mlp: int = 0
     """Hidden width of the gated MLP after each layer, as a multiple of `width`; 0 for none."""
     depth_dropout: float = 0.0

@@ -58,11 +58,18 @@ class GRUGate(nn.Module):
 
     def forward(self, stream: Tensor, layer: Tensor) -> Tensor:
         """Merge a layer's output (..., D) into the stream (..., D)."""
-        r_layer, z_layer, h_layer = self.of_layer(layer).chunk(3, -1)
-        r_stream, z_stream = self.of_stream(stream).chunk(2, -1)
-        r, z = torch.sigmoid(r_layer + r_stream), torch.sigmoid(z_layer + z_stream - self.bias)
+        r, z, h_layer = self._gates(stream, layer)
         candidate = torch.tanh(h_layer + self.of_reset(r * stream))
         return (1 - z) * stream + z * candidate
+
+    def update(self, stream: Tensor, layer: Tensor) -> Tensor:
+        """Return the update gate, (..., D): how much of the stream is replaced."""
+        return self._gates(stream, layer)[1]
+
+    def _gates(self, stream: Tensor, layer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        r_layer, z_layer, h_layer = self.of_layer(layer).chunk(3, -1)
+        r_stream, z_stream = self.of_stream(stream).chunk(2, -1)
+        return torch.sigmoid(r_layer + r_stream), torch.sigmoid(z_layer + z_stream - self.bias), h_layer
 
 
 class Block(nn.Module):
@@ -75,9 +82,9 @@ class Block(nn.Module):
         super().__init__()
         width, self.residual = config.width, config.residual
         self.norm = nn.Identity() if config.residual == "none" else Norm(width)
-        self.gate = GRUGate(width) if config.residual == "gate" else None
+        self.gate = GRUGate(width, config.residual_bias) if config.residual == "gate" else None
         self.mlp = nn.Sequential(Norm(width), GatedMLP(width, config.mlp * width)) if config.mlp else None
-        self.mlp_gate = GRUGate(width) if config.mlp and config.residual == "gate" else None
+        self.mlp_gate = GRUGate(width, config.residual_bias) if config.mlp and config.residual == "gate" else None
 
     def before(self, stream: Tensor) -> Tensor:
         """Return what the layer takes in, (..., D)."""
@@ -89,6 +96,16 @@ class Block(nn.Module):
         joined = self._join(stream, layer, self.gate)
         joined = joined if self.mlp is None else self._join(joined, self.mlp(joined), self.mlp_gate)
         return joined if kept is None else torch.where(kept, joined, stream)
+
+    def gates(self, stream: Tensor, layer: Tensor) -> dict[str, Tensor]:
+        """Return the update gates through which the layer and its MLP enter the stream, where there are some."""
+        found: dict[str, Tensor] = {}
+        if self.gate is not None:
+            found["residual"] = self.gate.update(stream, F.relu(layer))
+        if self.mlp is not None and self.mlp_gate is not None:
+            stream = self._join(stream, layer, self.gate)
+            found["mlp"] = self.mlp_gate.update(stream, F.relu(self.mlp(stream)))
+        return found
 
     def _join(self, stream: Tensor, layer: Tensor, gate: GRUGate | None) -> Tensor:
         if gate is not None:
@@ -157,10 +174,16 @@ class Stack(Core):
         found: dict[str, Tensor] = {}
         for number, (layer, block, part) in enumerate(zip(self.layers, self.blocks, state, strict=True)):
             given_BD = block.before(x_BD)  # type: ignore[operator]
-            gates = layer.gates(given_BD, part, start_B)  # type: ignore[operator]
+            y_BD, _ = layer.step(given_BD, part, start_B)  # type: ignore[operator]
+            gates = layer.gates(given_BD, part, start_B) | block.gates(x_BD, y_BD)  # type: ignore[operator]
             found |= {f"{number}.{name}": gate for name, gate in gates.items()}
-            x_BD = block.after(x_BD, layer.step(given_BD, part, start_B)[0])  # type: ignore[operator]
+            x_BD = block.after(x_BD, y_BD)  # type: ignore[operator]
         return found
+
+    def check_episodes(self, steps: int | None) -> None:
+        """Let every layer refuse episodes that are too long for it."""
+        for layer in self.layers:
+            layer.check_episodes(steps)  # type: ignore[operator]
 
     def state_bytes(self, steps: int) -> int:
         """Return the sum over the layers."""

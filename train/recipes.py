@@ -10,9 +10,11 @@ from collections.abc import Callable
 from ..envs.dark_key_to_door import DarkKeyToDoorConfig
 from ..envs.endless_tmaze import EndlessTMazeConfig
 from ..envs.from_gymnasium import GymConfig
+from ..memory import MEMORIES
 from ..memory.memo import MemoConfig
 from ..memory.rnn import LSTMConfig
 from ..memory.transformer import TransformerConfig
+from . import rewriting
 from .config import EvalConfig, PPOConfig, TrainConfig
 
 
@@ -116,3 +118,25 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "endless-tmaze-lstm": endless_tmaze_lstm,
     "minigrid-memory-lstm": minigrid_memory_lstm,
 }
+
+FAMILIES: dict[str, Callable[[str], TrainConfig]] = {
+    "endless-tmaze": rewriting.endless_tmaze,
+    "color-cubes-trivial": rewriting.color_cubes_trivial,
+    "color-cubes-medium": rewriting.color_cubes_medium,
+    "color-cubes-extreme": rewriting.color_cubes_extreme,
+}
+"""Recipes for any memory: `FAMILY-MEMORY` names one, as `color-cubes-medium-gru`. `RECIPES` come first."""
+
+
+def names() -> list[str]:
+    """Return the names of all recipes, those of families with every memory that there is."""
+    of_families = [f"{family}-{memory}" for family in FAMILIES for memory in MEMORIES]
+    return list(dict.fromkeys([*RECIPES, *of_families]))
+
+
+def recipe(name: str) -> TrainConfig:
+    """Return the configuration of a recipe, one of `names()`."""
+    if name in RECIPES:
+        return RECIPES[name]()
+    family = next(family for family in FAMILIES if name.startswith(f"{family}-"))
+    return FAMILIES[family](name.removeprefix(f"{family}-"))

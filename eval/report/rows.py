@@ -20,20 +20,20 @@ def markdown(name: str, heading: str, views: Sequence[View], notes: Sequence[str
     """
     parts = [f"## {name}", heading]
     if joined := tables.across(views):
-        parts += [f"{joined.title}:", _table(joined), joined.note]
+        parts += [f"{joined.title}:", markdown_table(joined), joined.note]
     for view in views:
         if len(views) > 1:
             parts.append(f"### {view.task.title}")
         found = [f"    {command}" for entry in view.task.entries for command in tables.commands(entry)]
         parts += ["\n".join(dict.fromkeys(found))] if found else []
         joined = rows(view)
-        parts.append(_table(joined))
+        parts.append(markdown_table(joined))
         trials = [tables.trial(*each) for each in tables.trials(view).items()]
         streamed = [streams.table(kind) for kind in streams.kinds(view.task.entries)]
         looks = [each for look in diagnoses.looks(view.task.entries) for each in diagnoses.tables_of(look)]
         shown = [each for each in (tables.pairs(view), tables.other_tasks(view), *trials, *streamed, *looks) if each]
         for each in shown:
-            parts += [f"{each.title}:", _table(each)]
+            parts += [f"{each.title}:", markdown_table(each)]
         parts += dict.fromkeys(each.note for each in (joined, *shown) if each.note)
     parts += ["\n".join(f"- {note}" for note in notes)] if notes else []
     return "\n\n".join(parts)
@@ -56,7 +56,8 @@ def _between(dates: Sequence[str]) -> str:
     return " to ".join(dict.fromkeys((min(dates), max(dates)))) if dates else ""
 
 
-def _table(found: Table) -> str:
+def markdown_table(found: Table) -> str:
+    """Return a table as Markdown."""
     found = found.filled()
     shown = ([cell.replace("|", "\\|") for cell in line] for line in (found.header, *found.lines))
     head, *body = (f"| {' | '.join(line)} |" for line in shown)

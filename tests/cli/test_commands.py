@@ -193,6 +193,11 @@ def test_the_oracle_and_chance_play_any_task(tmp_path: Path, capsys) -> None:
     assert main(["eval", "random", "--env", "tmaze", "--episodes", "30", "--json", str(file)]) == 0
     assert "tmaze: 30 fresh episodes, random" in capsys.readouterr().out
     assert json.loads(file.read_text())["figures"]["return"]["value"] < 0
+    maze = ["--env", "endless-tmaze", "--env.corridors", "1", "--episodes", "400"]
+    assert main(["eval", "memoryless", *maze, "--json", str(file)]) == 0
+    assert 0.4 < json.loads(file.read_text())["figures"]["success"]["value"] < 0.6
+    assert main(["eval", "memoryless", "--env", "tmaze"]) == 2
+    assert "tmaze has no memoryless player; `mnemic eval random --env tmaze` plays it" in capsys.readouterr().err
     assert main(["eval", "random", "--help"]) == 0
     assert main(["eval", "random", "--env", "tmaze", "--help"]) == 0
     assert "--env.length" in capsys.readouterr().out

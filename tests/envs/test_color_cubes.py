@@ -1,10 +1,13 @@
 import dataclasses
+import itertools
 
 import pytest
 import torch
 
 from mnemic.envs import make_config
 from mnemic.envs.color_cubes import ColorCubesConfig
+from mnemic.envs.color_cubes_figures import Tally
+from mnemic.envs.color_cubes_presets import LADDER
 from mnemic.envs.oracle import play_trials
 from mnemic.envs.picture import to_text
 from mnemic.envs.step import Step
@@ -40,6 +43,13 @@ def play(config: ColorCubesConfig, batch: int, steps: int, noise: float = 0.3):
         {"preset": "extreme", "phase_reveal": False, "size": 7, "cubes": 6, "phases": 8, "teleport": 0.5},
         {"preset": "extreme", "encoding": "ordered", "phase_reveal": False, "own_position": False},
         {"preset": "extreme", "interact": True, "target_shown": "always"},
+        {"preset": "observed"},
+        {"preset": "observed", "update_colours": False},
+        {"preset": "observed", "update_colours": False, "encoding": "ordered", "teleport": 0.5},
+        {"preset": "latched"},
+        {"preset": "distractors"},
+        {"preset": "jumps", "cubes": 2},
+        {"preset": "ordered"},
     ],
     ids=lambda options: "-".join(map(str, options.values())),
 )
@@ -50,6 +60,9 @@ def test_the_oracle_always_succeeds_on_the_shortest_ways(options: dict[str, obje
     trials = play_trials(config, config.oracle().act, batch=500, seed=seed)
     assert bool((trials.info["success"] == 1).all())
     assert trials.returns.unique().tolist() == [config.resolved().phases]
+    # Who never strays is never accused, wherever the cubes were before.
+    for figure in ("stale_visits", "stale_steps", "wrong_visits"):
+        assert not bool(trials.info[figure].any())
 
 
 @pytest.mark.parametrize("size", [3, 5, 10])
@@ -59,6 +72,132 @@ def test_a_phase_takes_two_thirds_of_the_size(size: int) -> None:
     error = 4 * float(trials.steps.double().std()) / 4000**0.5
     assert float(trials.steps.double().mean()) == pytest.approx(2 * size / 3, abs=error)
     torch.testing.assert_close(trials.returns, 1 - 0.01 * trials.steps.double(), atol=1e-5, rtol=0)
+
+
+def test_the_pace_is_one_on_the_shortest_ways_and_counts_all_steps_where_nothing_is_solved() -> None:
+    config = ColorCubesConfig(size=5)
+    trials = play_trials(config, config.oracle().act, batch=2000)
+    torch.testing.assert_close(trials.info["pace"], trials.steps.double() / 10, atol=1e-5, rtol=1e-5)
+    assert float(trials.info["pace"].mean()) == pytest.approx(1, abs=0.03)
+
+    def into_the_corner(obs, reward, episode_start, trial_start):
+        return torch.full((len(obs),), 0)
+
+    idle = play_trials(config, into_the_corner, batch=200)
+    none = idle.info["phases"] == 0
+    torch.testing.assert_close(idle.info["pace"][none], torch.full((int(none.sum()),), 14.4).double())
+
+
+def placed(config: ColorCubesConfig, own: int, cells: list[int], target: int):
+    """One grid with everything where it is said, about to be played."""
+    env = config.build(1, 0)
+    state, _ = env.reset()
+    cell = torch.tensor([cells])
+    task = state.task._replace(
+        own=torch.tensor([own]), cell=cell, target=torch.tensor([target]), tally=Tally.nothing(cell)
+    )
+    return env, state._replace(task=task)
+
+
+def test_visits_to_where_a_cube_was_are_counted_by_hand() -> None:
+    # 0 1 2    The target (cube 0) stood on 8 and is on 0 now; cube 1 is on 5. The agent is on 4.
+    # 3 4 5
+    # 6 7 8
+    config = ColorCubesConfig(size=3, cubes=2, phases=2, teleport=0.0, horizon=50)
+    env, state = placed(config, 4, [0, 5], 0)
+    task = state.task
+    state = state._replace(task=task._replace(tally=task.tally._replace(old=torch.tensor([[8, 5]]))))
+    up, down, left, right = (torch.tensor([move]) for move in range(4))
+    figures = ("stale_visits", "stale_steps", "wrong_visits", "reveals", "phases")
+    said = []
+    for move in (right, down, up, left, right, up, left, left):
+        state, step = env.step(state, move)
+        said.append([int(step.info[name]) for name in figures])
+    assert said == [
+        [0, 1, 1, 0, 0],  # onto cube 1, nearer to 8
+        [1, 2, 1, 0, 0],  # onto 8
+        [1, 2, 1, 0, 0],  # onto cube 1 again, but nearer to the target: on the way
+        [1, 2, 1, 0, 0],
+        [1, 3, 2, 0, 0],  # and back once more
+        [1, 3, 2, 0, 0],
+        [1, 3, 2, 0, 0],
+        [1, 3, 2, 1, 1],  # collected: a reveal
+    ]
+    # Now the old cell of cube 0 is where it was collected.
+    assert state.task.tally.old.tolist() == [[0, 5]]
+    # A step into the border visits nothing.
+    state = state._replace(task=state.task._replace(target=torch.tensor([0])))
+    before = state.task.tally
+    state, _ = env.step(state, up)
+    assert torch.equal(state.task.tally.stale_visits, before.stale_visits)
+
+
+def test_an_agent_that_keeps_the_first_map_goes_to_where_cubes_were() -> None:
+    config = ColorCubesConfig(teleport=0.3)
+    first, wanted = {}, {}
+
+    def stubborn(obs, reward, episode_start, trial_start):
+        seen = {name: obs[:, where] for name, where in config.layout().items()}
+        fresh = seen["coloured"].reshape(-1, 3, 25).argmax(2)
+        first["map"] = torch.where(trial_start[:, None], fresh, first.get("map", fresh))
+        target = seen["target"].argmax(1)
+        wanted["is"] = torch.where(seen["target"].any(1), target, wanted.get("is", target))
+        own = seen["own"].argmax(1)
+        goal = first["map"].gather(1, wanted["is"][:, None]).squeeze(1)
+        return config.build(1, 0).grid.toward(own, goal).clamp(max=3)
+
+    trials = play_trials(config, stubborn, batch=300)
+    assert float(trials.info["stale_visits"].mean()) > 0.2
+    assert float(trials.info["stale_steps"].mean()) > float(trials.info["stale_visits"].mean())
+
+
+def test_a_player_without_memory_sweeps_and_is_far_below_the_oracle() -> None:
+    def success(**options: object) -> float:
+        config = ColorCubesConfig(**options)
+        return float(play_trials(config, config.memoryless().act, batch=1000).info["success"].mean())
+
+    # Where every frame tells the cell, it needs no memory.
+    assert success(preset="observed") == success(preset="latched") == 1
+    # A sweep from one end to the other takes 2 C - 2 steps at most, so a long horizon finds a single cube for sure.
+    assert success(preset="trivial", horizon=48) == 1
+    assert success(slack=1.0) < success() < 0.8
+    assert success(preset="extreme", size=10, cubes=8, phases=10) < 0.1
+    assert ColorCubesConfig(interact=True).memoryless() is None
+    assert ColorCubesConfig(own_position=False).memoryless() is None
+
+
+def test_every_rung_of_the_ladder_is_one_step_above_the_one_before() -> None:
+    rungs = [ColorCubesConfig(preset=name).resolved() for name in LADDER]
+    assert len(rungs) == 8
+    steps = []
+    for lower, upper in itertools.pairwise(rungs):
+        own, other = dataclasses.asdict(lower), dataclasses.asdict(upper)
+        steps.append({name for name in own if own[name] != other[name]} - {"preset"})
+    assert steps == [
+        {"reveal", "target_shown", "latch"},
+        {"latch", "phases", "teleport"},
+        {"teleport"},
+        {"phases"},
+        {"update_colours", "encoding"},
+        {"encoding"},
+        {"movers"},
+    ]
+
+
+def test_the_twin_that_sees_all_shows_all_in_every_frame() -> None:
+    config = ColorCubesConfig(preset="observed")
+    for _, _, _, after, step in play(config, 50, 30):
+        seen = parts(config, step)
+        assert torch.equal(seen["coloured"], onto(after.task.cell, 25).flatten(1))
+        assert torch.equal(seen["target"], onto(after.task.target, 3))
+
+
+def test_the_latch_tells_the_target_s_cell() -> None:
+    config = ColorCubesConfig(preset="latched", teleport=0.5)
+    for _, _, _, after, step in play(config, 50, 30):
+        goal = after.task.cell.gather(1, after.task.target[:, None]).squeeze(1)
+        assert torch.equal(parts(config, step)["latch"], onto(goal, 25))
+        assert step.obs.shape == (50, 25 + 75 + 25 + 3 + 25)
 
 
 def test_cubes_that_jump_together_cost_a_player_of_extreme_some_steps_but_not_the_others() -> None:
@@ -197,6 +336,7 @@ def test_presets_are_filled_in_and_given_options_win() -> None:
     assert big(ColorCubesConfig(preset="trivial")) == (1, 1, 0.0, True)
     assert big(ColorCubesConfig()) == (3, 3, 0.1, True)
     assert big(ColorCubesConfig(preset="extreme")) == (3, 3, 0.1, False)
+    assert big(ColorCubesConfig(cubes=1)) == (1, 3, 0.0, True)  # who is alone never jumps
     assert big(ColorCubesConfig(preset="extreme", cubes=4, teleport=0.0)) == (4, 3, 0.0, False)
     full = ColorCubesConfig(preset="extreme", phases=5).resolved()
     assert None not in dataclasses.asdict(full).values()
@@ -216,9 +356,17 @@ def test_presets_are_filled_in_and_given_options_win() -> None:
         ({"teleport": 1.5}, "teleport is 1.5; it must lie in 0..1"),
         ({"horizon": 23}, "horizon is 23 and the shortest ways can take 24 steps"),
         ({"horizon": 26, "interact": True}, "can take 27 steps"),
-        ({"preset": "hard"}, "choose one of trivial, medium, extreme"),
+        ({"preset": "hard"}, "choose one of trivial, observed, latched, .*, many"),
         ({"wrong_reward": 1.0}, "wrong_reward is 1.0"),
         ({"step_reward": float("inf")}, "step_reward is inf; it must be a finite number"),
+        ({"cubes": 1, "teleport": 0.2}, "teleport is 0.2 and the only cube is the target, which never jumps"),
+        ({"cubes": 2, "movers": "many"}, "movers is 'many' and cubes is 2: the target never jumps, so at most 1 can"),
+        ({"preset": "many", "cubes": 2}, "movers is 'many' and cubes is 2"),
+        ({"preset": "observed", "phase_reveal": False}, "reveal is 'always' and phase_reveal is off"),
+        ({"slack": 0.9}, "slack is 0.9; it must lie in 1..inf"),
+        ({"movers": "two"}, "movers is 'two'; choose one of one, many"),
+        ({"reveal": "never"}, "choose one of events, always"),
+        ({"preset": "jumps", "horizon": 7}, "horizon is 7 and the shortest ways can take 8 steps"),
     ],
 )
 def test_contradictions_are_refused(options: dict[str, object], message: str) -> None:

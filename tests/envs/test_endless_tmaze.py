@@ -12,82 +12,6 @@ from mnemic.envs.picture import to_text
 GRID = list(itertools.product(("fixed", "uniform"), (5, 10), (1, 3, 5, 10)))
 
 
-class PlainMaze:
-    """The public rules once more, one row and one step at a time; cues and lengths come from outside."""
-
-    def __init__(self, longest: int, corridors: int, rewards: str) -> None:
-        self.longest, self.corridors, self.rewards = longest, corridors, rewards
-
-    def open(self, cue: str, length: int) -> list[float]:
-        self.cue, self.length, self.x = cue, length, 0
-        return self.look()
-
-    def begin(self, cue: str, length: int) -> list[float]:
-        self.behind, self.clock = 0, 0
-        return self.open(cue, length)
-
-    def look(self) -> list[float]:
-        at_cue = self.x == 0
-        return [self.x / self.longest, float(at_cue and self.cue == "left"), float(at_cue and self.cue == "right")]
-
-    def act(self, action: int, next_cue: str, next_length: int) -> tuple[list[float], float, bool, bool]:
-        """Observation, reward, terminated, truncated; the next corridor is used only if one is entered."""
-        word = ["forward", "left", "right"][action]
-        self.clock += 1
-        late = self.clock == 6 * (self.longest + 1) * self.corridors
-        if self.x < self.length:
-            if word == "forward":
-                self.x += 1
-                return self.look(), {"dev": 0.0, "paper": -0.01}[self.rewards], False, late
-            return self.look(), -0.01, False, late
-        if word != self.cue:
-            return self.look(), {"dev": -0.01, "paper": -1.0}[self.rewards], True, False
-        self.behind += 1
-        done = self.behind == self.corridors
-        self.open(next_cue, next_length)
-        return self.look(), 1.0, done, late and not done
-
-
-@pytest.mark.parametrize("rewards", ["dev", "paper"])
-@pytest.mark.parametrize(("sampling", "length", "corridors"), [("fixed", 3, 2), ("uniform", 4, 3), ("fixed", 1, 1)])
-def test_agrees_with_the_rules_step_by_step(sampling: str, length: int, corridors: int, rewards: str) -> None:
-    batch = 60
-    config = make_config("endless-tmaze", sampling=sampling, length=length, corridors=corridors, rewards=rewards)
-    env = config.build(batch, 5)
-    state, step = env.reset()
-    names = ["left", "right"]
-    plain = [PlainMaze(length, corridors, rewards) for _ in range(batch)]
-    cues, lengths = state.task.cue.tolist(), state.task.length.tolist()
-    seen = [maze.begin(names[cue], long) for maze, cue, long in zip(plain, cues, lengths, strict=True)]
-    torch.testing.assert_close(step.obs, torch.tensor(seen))
-    # Mostly the right thing, so that ends of every kind are reached, also the clock's.
-    generator = torch.Generator().manual_seed(0)
-    oracle, ends = config.oracle(), Counter()
-    for _ in range(500):
-        wise = oracle.act(step.obs, step.reward, step.episode_start, step.trial_start)
-        idle = torch.where((step.obs[:, 0] == 0) & (torch.arange(batch) % 4 == 0), 1, wise)
-        drawn = torch.randint(0, 3, (batch,), generator=generator)
-        action = torch.where(torch.rand(batch, generator=generator) < 0.15, drawn, idle)
-        state, step = env.step(state, action)
-        cues, lengths = state.task.cue.tolist(), state.task.length.tolist()
-        said, seen, lasting = [], [], []
-        for row, (maze, did) in enumerate(zip(plain, action.tolist(), strict=True)):
-            obs, reward, terminated, truncated = maze.act(did, names[cues[row]], lengths[row])
-            said.append([reward, terminated, truncated, maze.behind == corridors, maze.behind])
-            if terminated or truncated:
-                ends[terminated, truncated, maze.behind == corridors] += 1
-                obs = maze.begin(names[cues[row]], lengths[row])
-            else:
-                lasting.append(row)
-            seen.append(obs)
-        flags = [step.terminated, step.truncated, step.info["success"], step.info["corridors"]]
-        torch.testing.assert_close(torch.stack([step.reward, *flags], 1), torch.tensor(said, dtype=torch.float32))
-        torch.testing.assert_close(step.obs, torch.tensor(seen))
-        assert torch.equal(step.final_obs[lasting], step.obs[lasting])
-    assert sum(ends.values()) > 1000
-    assert set(ends) == {(True, False, True), (True, False, False), (False, True, False)}
-
-
 @pytest.mark.parametrize(("sampling", "length", "corridors"), GRID)
 @pytest.mark.parametrize("rewards", ["dev", "paper"])
 def test_the_oracle_reaches_the_optimal_return(rewards: str, sampling: str, length: int, corridors: int) -> None:
@@ -119,6 +43,13 @@ def test_a_blind_player_gets_half_of_the_junctions(corridors: int) -> None:
     floor = 0.5**corridors
     error = 4 * (floor * (1 - floor) / 8000) ** 0.5
     assert float(trials.info["success"].mean()) == pytest.approx(floor, abs=error)
+
+
+@pytest.mark.parametrize(("sampling", "length"), [("fixed", 5), ("uniform", 5), ("uniform", 1)])
+def test_the_player_without_memory_passes_half_of_the_junctions(sampling: str, length: int) -> None:
+    config = EndlessTMazeConfig(corridors=2, length=length, sampling=sampling)
+    success = play_trials(config, config.memoryless().act, batch=4000).info["success"]
+    assert float(success.mean()) == pytest.approx(0.25, abs=4 * (0.19 / 4000) ** 0.5)
 
 
 def test_stepping_on_at_a_hidden_junction_ends_uniform_episodes() -> None:

@@ -11,7 +11,7 @@ from mnemic.envs import make_config as make_env
 from mnemic.memory import MEMORIES
 from mnemic.memory import make_config as make_memory
 from mnemic.train.config import EvalConfig, PPOConfig, TrainConfig
-from mnemic.train.recipes import RECIPES
+from mnemic.train.recipes import names, recipe
 
 NATIVE = sorted(name for name in ENVS if name != "gym")
 
@@ -33,9 +33,18 @@ def test_every_memory_comes_back(name):
     assert again(config) == config
 
 
-@pytest.mark.parametrize("name", sorted(RECIPES))
+@pytest.mark.parametrize("name", names())
 def test_every_recipe_comes_back(name):
-    assert again(RECIPES[name]()) == RECIPES[name]()
+    assert again(recipe(name)) == recipe(name)
+
+
+def test_recipes_of_a_family_differ_in_their_memory_alone():
+    lstm, gru = recipe("color-cubes-extreme-lstm"), recipe("color-cubes-extreme-gru")
+    assert (lstm.memory.name, gru.memory.name) == ("lstm", "gru")
+    assert dataclasses.replace(lstm, memory=gru.memory) == gru
+    assert lstm.env.preset == "extreme"
+    # A recipe that was tuned by hand comes before its family.
+    assert recipe("endless-tmaze-lstm").ppo.window == 16
 
 
 OTHER = {

@@ -1,0 +1,83 @@
+"""The settings of the memory-rewriting benchmark: one for each task, for any memory.
+
+All memories learn with the same settings and the same budget; only what a memory is made of is its own. What both tasks
+need: the previous action in the input (it is how an agent knows in the Endless T-Maze that it has tried a turn, and in
+Color-Cubes where a move has led), a discount that reaches over a phase, and a step size and an entropy weight that fall
+in a line, so that what was learned late is not lost again. Gates that hold begin far on the holding side: a target is
+shown once and needed ten steps later, and a gate that begins at sigmoid(1) = 0.73 has lost 96 % of it by then.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..envs.color_cubes import ColorCubesConfig
+from ..envs.endless_tmaze import EndlessTMazeConfig
+from ..memory import make_config
+from .config import EvalConfig, PPOConfig, TrainConfig
+
+OF_CORES: dict[str, dict[str, Any]] = {
+    "lstm": {"forget_bias": 3.0},
+    "paragru": {"hold": 4.0},
+    "paralstm": {"hold": 4.0},
+    "transformer": {"context": 128, "residual": "gate", "mlp": 2},
+    "memo": {"segment": 16, "residual": "gate", "mlp": 2},
+    "aaren": {"residual": "gate", "mlp": 2},
+    "gtrxl": {"context": 128},
+    "slots": {"writes": 3, "forget_bias": 3.0},
+}
+"""Options of cores that differ from their own defaults here; a core that is not named keeps its own."""
+
+
+def memory_for(name: str, width: int) -> Any:
+    """Return the options of a core for the benchmark.
+
+    Raises:
+        ValueError: there is no core of that name.
+    """
+    return make_config(name, width=width, **OF_CORES.get(name, {}))
+
+
+def endless_tmaze(memory: str) -> TrainConfig:
+    """Solve the Endless T-Maze with any memory."""
+    return TrainConfig(
+        env=EndlessTMazeConfig(),
+        memory=memory_for(memory, 64),
+        ppo=PPOConfig(rows=1024, window=32, epochs=3, minibatches=4, learning_rate=1e-3, gamma=0.995),
+        evaluation=EvalConfig(every=10, episodes=256),
+        steps=10_000_000,
+    )
+
+
+def color_cubes(memory: str, preset: str = "medium") -> TrainConfig:
+    """Solve Color-Cubes with any memory, at one of its presets."""
+    return TrainConfig(
+        env=ColorCubesConfig(preset=preset),  # type: ignore[arg-type]  # refused there if there is none
+        memory=memory_for(memory, 128),
+        ppo=PPOConfig(
+            rows=1024,
+            window=32,
+            epochs=3,
+            minibatches=4,
+            learning_rate=1e-3,
+            gamma=0.99,
+            entropy_weight=0.01,
+        ),
+        evaluation=EvalConfig(every=20, episodes=256),
+        steps=20_000_000,
+    )
+
+
+def color_cubes_trivial(memory: str) -> TrainConfig:
+    """Hold one cell: Color-Cubes with one cube that stays, with any memory."""
+    return color_cubes(memory, "trivial")
+
+
+def color_cubes_medium(memory: str) -> TrainConfig:
+    """Overwrite one cell: Color-Cubes with cubes that jump, shown with colours, with any memory."""
+    return color_cubes(memory, "medium")
+
+
+def color_cubes_extreme(memory: str) -> TrainConfig:
+    """Carry colours from cell to cell: Color-Cubes with cubes that jump, shown without colours, with any memory."""
+    return color_cubes(memory, "extreme")
