@@ -110,7 +110,7 @@ def describe(config: TrainConfig, launch: Launch) -> tuple[str, int]:
             separate_critic=config.separate_critic,
         )
         check_trials(config.ppo, env)
-        policy.check_episodes(env.episode_steps)
+        policy.check_episodes(env.longest_episode)
     finally:
         env.close()
     if config.init:  # before the folder of the run is made

@@ -96,6 +96,12 @@ class Env(ABC):
     many_episodes: bool = False
 
     @property
+    def longest_episode(self) -> int | None:
+        """The most steps that an episode can take, by its own clock or that of its trial; None if unknown."""
+        clocks = [steps for steps in (self.episode_steps, self.trial_clock) if steps is not None]
+        return min(clocks, default=None)
+
+    @property
     def cut_below(self) -> float:
         """Where an episode is truncated together with its trial after fewer steps than this, it is no whole one.
 

@@ -243,7 +243,7 @@ def check_fit(policy: Policy, env: Env) -> None:
                 f"{env.config.label} {what} {_form(found)}, and the policy was made for {_form(made_for)}; "
                 "keep the options that change it as they were in training"
             )
-    policy.check_episodes(env.episode_steps)
+    policy.check_episodes(env.longest_episode)
 
 
 def _form(space: spaces.Space[Any]) -> str:

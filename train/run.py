@@ -185,7 +185,7 @@ class Training:
             self.env.action_space,
             separate_critic=config.separate_critic,
         ).to(device)
-        self.policy.check_episodes(self.env.episode_steps)
+        self.policy.check_episodes(self.env.longest_episode)
         self.policy.eval()  # a core that is noisy while it learns is so in the pass that learns alone
         ppo, parameters = config.ppo, self.policy.parameters()
         options: dict[str, Any] = {"lr": ppo.learning_rate, "eps": ppo.adam_epsilon, "fused": True}

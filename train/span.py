@@ -74,8 +74,7 @@ class SpanGraph:
             free = min(left, self._free(left))
             left -= free
             many, single = divmod(free, self._span)
-            for graph in [self._many] * many + [self._one] * single:
-                seen.append(copied(graph.replay()))  # noqa: PERF401 - reads as what it is
+            seen += [copied(graph.replay()) for graph in [self._many] * many + [self._one] * single]
         self._free(0)
         together: Moment = map_state(lambda *some: torch.cat(some), *seen)
         value_next_TB = torch.cat([together.value[1:], self._value.replay()[None]])

@@ -103,6 +103,7 @@ def test_a_trial_of_steps_takes_exactly_so_many(name, steps):
     env = make_config(f"trials:{name}", steps=steps, task=TASKS[name]).build(6, 0)
     assert (env.trial_steps, env.trial_clock) == (steps, steps)
     assert env.cut_below == env.episode_steps == make_config(name, **TASKS[name]).build(1, 0).episode_steps
+    assert env.longest_episode == min(steps, env.episode_steps)  # whichever clock comes first
     state, step = env.reset()
     for t, action in enumerate(laws.actions(env, 4 * steps), start=1):
         state, step = env.step(state, action)
@@ -115,6 +116,7 @@ def test_a_trial_of_steps_takes_exactly_so_many(name, steps):
 def test_a_trial_of_episodes_ends_with_the_last_one_and_keeps_how_it_ended():
     env = make_config("trials:color-cubes", episodes=3, task=TASKS["color-cubes"] | {"horizon": 18}).build(8, 0)
     assert (env.trial_steps, env.trial_clock, env.cut_below) == (3 * 18, None, 0)
+    assert env.longest_episode == 18
     state, step = env.reset()
     ended, kinds = torch.zeros(8, dtype=torch.int64), set()
     for action in laws.actions(env, 300):
