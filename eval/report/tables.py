@@ -260,7 +260,7 @@ def unfinished(run: Run) -> str:
     wanted = run.config.get("steps", 0)
     if run.solved or not run.lines or run.steps >= wanted:
         return ""
-    return f"{run.path} has {run.steps:,} of its {wanted:,} steps"
+    return f"{run.path.name} has {run.steps:,} of its {wanted:,} steps"
 
 
 def thinned(count: int, most: int) -> list[int]:
