@@ -45,6 +45,7 @@ def run(
         lines=lines,
         evaluations=list(evaluations),
         streams=list(streams),
+        diagnoses=[],
     )
 
 
