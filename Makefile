@@ -30,7 +30,7 @@ train: $(VENV)/.base  ## train an LSTM on the Endless T-Maze until it is solved:
 dev: $(VENV)/.dev  ## everything for working on mnemic, in .venv
 
 test: $(VENV)/.dev  ## the whole test suite
-	$(BIN)/pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses auto --dist worksteal
 
 check: $(VENV)/.dev  ## lint, format and types
 	$(BIN)/ruff check .
@@ -49,7 +49,7 @@ wheel: $(VENV)/.dev  ## build the wheel, install it in a clean environment and t
 	$(PYTHON) -m venv --clear $(VENV)/wheel
 	$(VENV)/wheel/bin/pip install --quiet --constraint constraints.txt torch
 	$(VENV)/wheel/bin/pip install --quiet --constraint constraints.txt "$$(ls -d $(CURDIR)/dist/*.whl)[dev]"
-	cd dist && ../$(VENV)/wheel/bin/pytest -q --rootdir $(CURDIR) -c $(CURDIR)/pyproject.toml $(CURDIR)/tests/memory $(CURDIR)/tests/cli
+	cd dist && ../$(VENV)/wheel/bin/pytest -q --rootdir $(CURDIR) -c $(CURDIR)/pyproject.toml $(CURDIR)/tests/memory/test_rnn.py $(CURDIR)/tests/cli/test_commands.py $(CURDIR)/tests/cli/test_main.py
 
 clean:  ## remove what was built; runs stay
 	rm -rf $(VENV) .types build dist *.egg-info
