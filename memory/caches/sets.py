@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from ..core import Core, map_state, select
+from ..core import map_state, select
 from ..memo import Memo, MemoConfig, Notes
 from .ledger import Ledger, enter, newest, next_slot, no_entries
 from .resized import with_sets
+from .stepped import SteppedCore
 
 if TYPE_CHECKING:
     from .rule import RuleConfig
@@ -35,7 +36,7 @@ class Sets(NamedTuple):
     """(B,) float32: the highest surprise of the running segment so far, or of the one just completed."""
 
 
-class SetCore(Core):
+class SetCore(SteppedCore):
     """Memo that keeps S summaries under a rule. For acting: no gradients."""
 
     def __init__(self, memo: Memo, rule: RuleConfig) -> None:
@@ -65,16 +66,6 @@ class SetCore(Core):
         while bool(self.unsettled(state).any()):
             state = self.settle(state)
         return y_BD, state
-
-    def unroll(
-        self, x_TBD: Tensor, state: Sets, start_TB: Tensor, episode_TB: Tensor | None = None
-    ) -> tuple[Tensor, Sets]:
-        """Take T steps, one after the other."""
-        outputs = []
-        for time, (x_BD, start_B) in enumerate(zip(x_TBD, start_TB, strict=True)):
-            y_BD, state = self.step(x_BD, state, start_B, None if episode_TB is None else episode_TB[time])
-            outputs.append(y_BD)
-        return torch.stack(outputs), state
 
     @torch.no_grad()
     def advance(

@@ -21,6 +21,7 @@ from ..memo import MemoConfig
 from ..stack import Stack
 from ..transformer import AttentionLayer, TransformerConfig
 from .config import CacheConfig, resized
+from .stepped import SteppedCore
 
 Turn = tuple[Tensor, Tensor]
 Read = Callable[[int, AttentionLayer, Tensor, Tensor], Tensor]
@@ -36,7 +37,7 @@ class Streamed(NamedTuple):
     """Where the row is in its trial, for a stack that is told of episodes; else ()."""
 
 
-class Streaming(Core):
+class Streaming(SteppedCore):
     """A stack of attention layers under a policy. Rows may be at different steps of their trials.
 
     `step` and `advance` are one function, on a copy of the memory and on the memory itself; `unroll` takes steps one by
@@ -57,16 +58,6 @@ class Streaming(Core):
         """Take one step."""
         # `select` has made a copy, so that the state that came in stays as it is.
         return self._take(x_BD, select(start_B, self.initial_state(1), state), start_B, episode_B)
-
-    def unroll(
-        self, x_TBD: Tensor, state: State, start_TB: Tensor, episode_TB: Tensor | None = None
-    ) -> tuple[Tensor, State]:
-        """Take T steps, one after the other."""
-        outputs = []
-        for time, (x_BD, start_B) in enumerate(zip(x_TBD, start_TB, strict=True)):
-            y_BD, state = self.step(x_BD, state, start_B, None if episode_TB is None else episode_TB[time])
-            outputs.append(y_BD)
-        return torch.stack(outputs), state
 
     @torch.no_grad()
     def advance(
