@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from ..core import map_state, select
+from ..core import Core, map_state, select
 from ..memo import Memo, MemoConfig, Notes
 from .ledger import Ledger, enter, newest, next_slot, no_entries
 from .resized import with_sets
