@@ -2,15 +2,17 @@
 
 All memories learn with the same settings and the same budget; only what a memory is made of is its own. What both tasks
 need: the previous action in the input (it is how an agent knows in the Endless T-Maze that it has tried a turn, and in
-Color-Cubes where a move has led), a discount that reaches over a phase, and a step size and an entropy weight that fall
-in a line, so that what was learned late is not lost again. Gates that hold begin far on the holding side: a target is
-shown once and needed ten steps later, and a gate that begins at sigmoid(1) = 0.73 has lost 96 % of it by then.
+Color-Cubes where a move has led), a discount that reaches over a phase and no farther, and a step size and an entropy
+weight that fall in a line, so that what was learned late is not lost again. Gates that hold begin far on the holding
+side: a target is shown once and needed ten steps later, and a gate that begins at sigmoid(1) = 0.73 has lost 96 % of it
+by then.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from ..agents.encoder import EncoderConfig
 from ..envs.color_cubes import ColorCubesConfig
 from ..envs.endless_tmaze import EndlessTMazeConfig
 from ..memory import make_config
@@ -58,13 +60,15 @@ def color_cubes(memory: str, preset: str = "medium") -> TrainConfig:
             rows=1024,
             window=32,
             epochs=3,
-            minibatches=4,
+            minibatches=8,
             learning_rate=1e-3,
-            gamma=0.99,
+            gamma=0.95,
+            gae_lambda=0.9,
             entropy_weight=0.01,
         ),
+        encoder=EncoderConfig(layers=2),
         evaluation=EvalConfig(every=20, episodes=256),
-        steps=20_000_000,
+        steps=10_000_000,
     )
 
 
