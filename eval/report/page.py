@@ -139,7 +139,8 @@ def _trials(view: View) -> str:
             for place, (name, column) in enumerate(columns.items())
         ]
         made = tables.trial(figure, columns)
-        shown += [chart(made.title, "episode", figure, lines), _table(made, titled=False)]
+        long = max(map(len, columns.values())) > tables.MOST_PLACES
+        shown += [chart(made.title, "episode", figure, lines, log_x=long), _table(made, titled=False)]
     return "".join(shown)
 
 

@@ -15,7 +15,7 @@ from .runs import Evaluation, Run
 
 FEW = 5  # a report says so where there are fewer seeds
 NOTHING = Interval(math.nan, math.nan, math.nan)
-MOST_PLACES = 25  # episodes of a trial that a table shows
+MOST_PLACES = 16  # episodes of a trial that a table shows
 MOST_PAIRS = 45  # ten entries; of more, each is compared with the best only
 
 
@@ -175,7 +175,7 @@ def trial(figure: str, columns: Mapping[str, Sequence[Interval]]) -> Table:
     longest = max(map(len, columns.values()))
     lines = [
         [str(place + 1), *(interval(column[place]) if place < len(column) else "" for column in columns.values())]
-        for place in thinned(longest, MOST_PLACES)
+        for place in early(longest, MOST_PLACES)
     ]
     note = "Where a clock ends the trials, only those with quick episodes come to the late places."
     return Table(f"{figure} by episode in the trial", ["episode", *columns], lines, note)
@@ -266,6 +266,13 @@ def unfinished(run: Run) -> str:
 def thinned(count: int, most: int) -> list[int]:
     """Return places from 0 to the last of `count`, at most `most`, evenly apart."""
     return [round(place * (count - 1) / max(1, min(count, most) - 1)) for place in range(min(count, most))]
+
+
+def early(count: int, most: int) -> list[int]:
+    """Return places from 0 to the last of `count`, at most `most`, closer together where an agent still learns."""
+    if count <= most:
+        return list(range(count))
+    return sorted({round(count ** (place / (most - 1))) - 1 for place in range(most)})
 
 
 def seeds(count: int) -> str:

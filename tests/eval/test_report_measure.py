@@ -239,6 +239,16 @@ def test_long_tables_are_thinned_and_keep_their_ends() -> None:
     assert tables.thinned(0, 4) == []
 
 
+def test_places_in_a_trial_are_closer_where_an_agent_still_learns() -> None:
+    assert tables.early(3, 16) == [0, 1, 2]
+    assert tables.early(1, 16) == [0]
+    assert tables.early(0, 16) == []
+    shown = tables.early(200, 16)
+    assert shown[:4] == [0, 1, 2, 3]
+    assert shown[-1] == 199
+    assert len(shown) <= 16
+
+
 def test_entries_are_compared_the_better_one_first() -> None:
     worse = [run([v], seed=s, memory="none") for s, v in enumerate((0.0, 0.1))]
     better = [run([v], seed=s) for s, v in enumerate((0.5, 0.7))]
