@@ -10,7 +10,7 @@ Source: auxiliary predictions from the features of a recurrent actor-critic, wit
 Mirowski et al. 2016 (arXiv 1611.03673; depth, loop closure). Departure: what is asked is what must be remembered.
 
 Shapes: T time, B rows, R some of them, D features, K contents of a thing: the present one first, then those before it
-that the task still asks for; C values that it can have, N answers of a moment.
+that the task still asks for; C values that it can have, N answers of all moments and rows together.
 """
 
 from __future__ import annotations
