@@ -95,12 +95,18 @@ class Policy(nn.Module):
 
         With a plan, which the core has made of these rows or of more, there is no look at the device's data.
         """
+        y_TBD, memory = self.features(inputs, memory, plan)
+        return self.say(y_TBD), memory
+
+    def features(self, inputs: Inputs, memory: State, plan: Hashable = None) -> tuple[Tensor, State]:
+        """Take T steps as `unroll` does, and return what the core says, (T, B, D), in the place of what is said of it.
+
+        With a critic of its own, the actor's features come first, and those of the critic lie beside them.
+        """
         x_TBD, flags = self.encoder(inputs), self._flags(inputs)
         if plan is None:
-            y_TBD, memory = self.core.unroll(x_TBD, memory, *flags)
-        else:
-            y_TBD, memory = self.core.follow(x_TBD, memory, *flags, plan)  # type: ignore[call-arg]
-        return self.say(y_TBD), memory
+            return self.core.unroll(x_TBD, memory, *flags)
+        return self.core.follow(x_TBD, memory, *flags, plan)  # type: ignore[call-arg]
 
     def plan(self, inputs: Inputs, memory: State) -> Hashable:
         """Look at a window, inputs (T, B, ...), and return what `unroll` needs to know of it."""

@@ -20,6 +20,7 @@ from ..train.history import check_trials
 from ..train.loop import Result
 from ..train.loop import train as train_run
 from ..train.ranks import Launch, Ranks, together
+from ..train.recall import asked
 from ..train.run import RunFolder, begin_from
 from . import choices, flags
 from .evaluate import EvalOptions, evaluate_run
@@ -110,6 +111,8 @@ def describe(config: TrainConfig, launch: Launch) -> tuple[str, int]:
             separate_critic=config.separate_critic,
         )
         check_trials(config.ppo, env)
+        if config.ppo.recall_weight:
+            asked(env)
         policy.check_episodes(env.longest_episode)
     finally:
         env.close()

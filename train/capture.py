@@ -26,6 +26,7 @@ from ..envs.native import NativeEnv
 from ..envs.step import Env
 from .config import PPOConfig
 from .ppo import Average, advantages, diverged, gradient, learn, minibatches, rates
+from .recall import Recall
 from .rollout import Acting, Moment, Window, act_once, collect, copied
 from .span import LONGEST, SpanGraph
 
@@ -112,12 +113,12 @@ class StepGraph:
         """Take a step. The memory that is returned is overwritten by the next call."""
         if acting is not self.acting:
             write(self.acting, acting)
-        inputs = copied(self.acting.inputs)
+        inputs, hidden = copied((self.acting.inputs, self.acting.hidden))
         moment = self._step.replay()
         while bool(self._unsettled.replay()):
             self._settle.replay()
-        said: Moment = copied(moment._replace(inputs=(), acting=()))  # type: ignore[arg-type]
-        return said._replace(inputs=inputs, acting=self.acting)
+        said: Moment = copied(moment._replace(inputs=(), acting=(), hidden=()))  # type: ignore[arg-type]
+        return said._replace(inputs=inputs, acting=self.acting, hidden=hidden)
 
 
 class LearningGraph:
@@ -134,9 +135,10 @@ class LearningGraph:
         window: Window,
         precision: torch.dtype,
         average: Average | None = None,
+        recall: Recall | None = None,
     ) -> None:
         self.config, self.policy, self.optimizer, self.window = config, policy, optimizer, window
-        self._average, self._rows, self._precision = average, window.value.shape[1], precision
+        self._recall, self._average, self._rows, self._precision = recall, average, window.value.shape[1], precision
         device, size = policy.device, self._rows // config.minibatches
         self._steps = config.minibatches // config.accumulate  # of the optimiser, in a pass
         self._number = torch.zeros(1, dtype=torch.int64, device=device)  # of the step
@@ -169,6 +171,7 @@ class LearningGraph:
                 precision=precision,
                 average=average,
                 plan=plan,
+                recall=recall,
             )
             if not self._names:
                 self._names = list(figures)
@@ -214,7 +217,7 @@ class LearningGraph:
             self._recorded[plan] = Graph(lambda: self._minibatch(plan), beside=beside)
         finally:
             self._bad.zero_()
-            self.policy.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad(set_to_none=True)
 
     def __call__(
         self, window: Window, generator: torch.Generator, *, remaining: float, warm: float = 1.0
@@ -240,6 +243,7 @@ class LearningGraph:
                     precision=self._precision,
                     average=self._average,
                     warm=warm,
+                    recall=self._recall,
                 )
             self._record(plan)
         rate, entropy_weight = rates(config, remaining, warm)
@@ -336,6 +340,7 @@ class Graphs:
         *,
         precision: torch.dtype,
         average: Average | None = None,
+        recall: Recall | None = None,
     ) -> LearningGraph | None:
         """Return what learns from a window, or None where it is `learn` that has to.
 
@@ -349,7 +354,7 @@ class Graphs:
             return None
         if self._learning is None or not self._learning.fits(policy, optimizer):
             try:
-                self._learning = LearningGraph(config, policy, optimizer, window, precision, average)
+                self._learning = LearningGraph(config, policy, optimizer, window, precision, average, recall)
             except RuntimeError as error:
                 self._refuse("learning", error)
                 return None

@@ -74,6 +74,9 @@ class PPOConfig(LossConfig):
     window alone. For tasks whose trials all have one length, which the window divides."""
     target_kl: float = 0.0
     """Stop the passes over a window once the policy has moved this far (approx_kl); 0 for never."""
+    recall_weight: float = 0.0
+    """Weight of an auxiliary loss that asks the memory what the task hides and has told before; 0: none. For tasks that
+    say what they hide."""
     wait_for: float = 1.0
     """Of many ranks, the share whose windows are waited for; the others then cut theirs short. 0.6 suits environments
     of uneven speed (DD-PPO); 1 waits for all."""
@@ -109,6 +112,11 @@ class PPOConfig(LossConfig):
                 raise ValueError(f"ppo: {name} is about steps that are gone through again; set recompute above 0")
         if self.shuffle and not self.refresh:
             raise ValueError("ppo: shuffle changes what acting has to remember; it needs refresh")
+        if self.shuffle and self.recall_weight:
+            raise ValueError(
+                f"ppo: recall_weight is {self.recall_weight} with shuffle, which changes what was told before a step; "
+                "leave out one of the two"
+            )
         if self.recompute and self.wait_for < 1:
             raise ValueError(
                 f"ppo: wait_for is {self.wait_for} and recompute is {self.recompute}; windows cut short leave no "
@@ -127,6 +135,7 @@ class PPOConfig(LossConfig):
             "value_weight",
             "entropy_weight",
             "weight_decay",
+            "recall_weight",
         ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"ppo: {name} is {getattr(self, name)}; it must be at least 0 and finite")

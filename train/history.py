@@ -17,6 +17,7 @@ B rows, R some of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -185,7 +186,8 @@ def restored(found: dict[str, Tensor], acting: Acting) -> Window | None:
     """Return the history that `contents` gave, of a run that acts as told; None where there was none."""
     if "history.value" not in found:
         return None
-    own = {"inputs": acting.inputs, "memory": acting.memory, "action": acting.inputs.action, "info_next": {}}
+    own: dict[str, Any] = {name: getattr(acting, name) for name in ("inputs", "memory", "hidden")}
+    own |= {"action": acting.inputs.action, "info_next": {}}
     like = Window._make(own.get(name, acting.inputs.reward) for name in Window._fields)  # the structure is what counts
     by_row: Window = from_parts(like, found, "history")
     by_time: Window = map_state(lambda part: part.movedim(0, 1).contiguous(), by_row._replace(memory=()))

@@ -184,7 +184,7 @@ def improve(training: Training, window: Window) -> dict[str, float]:
         graph = None
         if training.cutoff is None and not config.ppo.recompute:
             graph = training.graphs.learning(
-                config.ppo, policy, optimizer, window, precision=precision, average=average
+                config.ppo, policy, optimizer, window, precision=precision, average=average, recall=training.recall
             )
         # For what is random in a core while it learns; the same in all ranks, which must come to the same decisions.
         torch.manual_seed((config.seed + 2_000_003 * (training.updates + 1)) % 2**63)
@@ -205,6 +205,7 @@ def improve(training: Training, window: Window) -> dict[str, float]:
             average=average,
             warm=warm,
             skip=skip,
+            recall=training.recall,
         )
         if config.ppo.recompute:
             said["recomputed_steps"] = float(len(whole.value) - len(window.value))

@@ -31,6 +31,7 @@ from ..agents.policy import Policy
 from ..kernels.gae import gae
 from ..memory.core import detach
 from .config import PPOConfig
+from .recall import Recall
 from .rollout import Window, rows_of
 
 
@@ -87,13 +88,16 @@ def gradient(
     average: Average | None = None,
     plan: Hashable = None,
     skip: int = 0,
+    recall: Recall | None = None,
 ) -> dict[str, Tensor]:
     """Leave the gradient of A minibatches, their mean, in the parameters, clipped, and return their mean figures.
 
     `loss` is the first figure. Nothing here looks at the device's data, so a CUDA graph can hold it. The first `skip`
     steps of the window are gone through, and are no part of the loss.
     """
-    policy.zero_grad(set_to_none=True)
+    parameters = [*policy.parameters(), *(recall.parameters() if recall is not None else ())]
+    for parameter in parameters:
+        parameter.grad = None
     seen = []
     for index_R in index_AR:
         part, advantage_TR = rows_of(window, index_R, skip), advantage_TB[skip:, index_R]
@@ -101,7 +105,8 @@ def gradient(
             torch.autocast(policy.device.type, precision) if precision != torch.float32 else contextlib.nullcontext()
         )
         with mixed, training_mode(policy):
-            output, _ = policy.unroll(part.inputs, detach(part.memory), plan)
+            y_TRD, _ = policy.features(part.inputs, detach(part.memory), plan)
+            output = policy.say(y_TRD)
         log_prob, entropy = policy.head.judge(output.action[skip:], part.action)
         loss = ppo_loss(
             config,
@@ -114,12 +119,13 @@ def gradient(
             entropy_weight=entropy_weight,
             moments=None if average is None else _moments(advantage_TR, average),
         )
+        if recall is not None:
+            loss = recall.added_to(loss, config.recall_weight, y_TRD[skip:].float(), part.hidden, average)
         (loss.total / len(index_AR)).backward()  # type: ignore[no-untyped-call]
         seen.append({"loss": loss.total.detach().clone()} | loss.figures)
     figures = seen[0]
     if len(seen) > 1:
         figures = {name: torch.stack([part[name] for part in seen]).mean(0) for name in figures}
-    parameters = list(policy.parameters())
     if average is not None:
         average([figures["loss"], *_gradients(parameters)])
     norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
@@ -167,13 +173,14 @@ def learn(
     average: Average | None = None,
     warm: float = 1.0,
     skip: int = 0,
+    recall: Recall | None = None,
 ) -> dict[str, float]:
     """Improve the policy on one window and return the figures of the last pass.
 
     Args:
         config: how to learn.
         policy: changed in place.
-        optimizer: of the policy's parameters.
+        optimizer: of the policy's parameters, and those of `recall`.
         window: what acting left.
         generator: decides which rows meet in a minibatch.
         remaining: the share of the run that lies ahead, 1 to 0, which a schedule follows.
@@ -181,6 +188,7 @@ def learn(
         average: where other processes learn from other rows, replaces tensors by their mean over all processes.
         warm: the share of the warm-up that is done.
         skip: steps at the window's start that the pass goes through, and that are no part of the loss.
+        recall: asks what the window has kept of what the task hides; learns with the policy.
 
     Raises:
         DivergedError: a loss or gradient is not finite; the policy is as it was before that step.
@@ -204,6 +212,7 @@ def learn(
                 precision=precision,
                 average=average,
                 skip=skip,
+                recall=recall,
             )
             loss, norm = figures["loss"], figures["grad_norm"]
             if not bool(torch.isfinite(norm + loss)):

@@ -16,6 +16,7 @@ from ..agents.encoder import Inputs
 from ..agents.policy import Output, Policy
 from ..envs.step import Env, Step
 from ..memory.core import State, map_state, rows, select
+from .recall import begin, follow
 
 
 class Acting(NamedTuple):
@@ -24,6 +25,7 @@ class Acting(NamedTuple):
     env_state: Any
     inputs: Inputs  # what the policy is told next
     memory: State
+    hidden: State = ()  # by name, a `Thing` of B rows: what the next inputs leave to be remembered, where that is asked
 
 
 class Window(NamedTuple):
@@ -40,13 +42,15 @@ class Window(NamedTuple):
     trial_over_next: Tensor  # (T, B) bool
     value_next: Tensor  # (T, B): what the state after the action is worth, of the old episode where one was cut off
     info_next: dict[str, Tensor]  # (T, B)
+    hidden: State = ()  # by name, a `Thing` (T, B, ...), where that is asked
 
 
-def start(env: Env, policy: Policy) -> Acting:
-    """Reset the environments and empty the memory."""
+def start(env: Env, policy: Policy, *, recall: bool = False) -> Acting:
+    """Reset the environments and empty the memory; with `recall`, acting keeps what the task hides."""
     env_state, step = env.reset()
     inputs = _inputs(step, policy.head.blank(env.batch).to(env.device))
-    return _plain(Acting(env_state, inputs, policy.initial_memory(env.batch)))
+    hidden = begin(env.hidden(env_state, step), step.trial_start) if recall else ()
+    return _plain(Acting(env_state, inputs, policy.initial_memory(env.batch), hidden))
 
 
 class Moment(NamedTuple):
@@ -58,6 +62,7 @@ class Moment(NamedTuple):
     value: Tensor
     step: Step  # what the environments said to the action
     acting: Acting  # what acting goes on from
+    hidden: State  # of the moment of the inputs
 
 
 @torch.no_grad()
@@ -74,7 +79,9 @@ def act_once(
     action = policy.head.sample(output.action, generator)
     env_state, step = env.move(acting.env_state, action)
     log_prob = policy.head.log_prob(output.action, action)
-    return Moment(inputs, action, log_prob, output.value, step, Acting(env_state, _inputs(step, action), memory))
+    hidden = acting.hidden and follow(acting.hidden, env.hidden(env_state, step), step.trial_start)
+    following = Acting(env_state, _inputs(step, action), memory, hidden)
+    return Moment(inputs, action, log_prob, output.value, step, following, acting.hidden)
 
 
 @torch.no_grad()
@@ -150,6 +157,7 @@ def window_of(seen: Moment, memory_at_start: State, value_next_TB: Tensor) -> Wi
         trial_over_next=seen.step.trial_start,
         value_next=value_next_TB,
         info_next=seen.step.info,
+        hidden=seen.hidden,
     )
 
 
@@ -251,11 +259,12 @@ class Part(NamedTuple):
     action: Tensor  # (T, R, ...), as the next two without the steps that are only gone through
     log_prob: Tensor  # (T, R)
     value: Tensor  # (T, R)
+    hidden: State  # (T, R, ...)
 
 
 def rows_of(window: Window, index: Tensor, skip: int = 0) -> Part:
     """Return some rows of a window, R of them; what is judged begins after the first `skip` steps."""
-    judged = (window.action[skip:], window.log_prob[skip:], window.value[skip:])
+    judged = map_state(lambda part: part[skip:], (window.action, window.log_prob, window.value, window.hidden))
     inputs, *others = map_state(lambda part: part[:, index], (window.inputs, *judged))
     return Part(inputs, rows(window.memory, index), *others)
 
@@ -265,7 +274,7 @@ def _plain(acting: Acting) -> Acting:
 
     The same numbers with other strides may take another path through a product, and end in other last bits.
     """
-    return Acting(acting.env_state, copied(acting.inputs), copied(acting.memory))
+    return acting._replace(inputs=copied(acting.inputs), memory=copied(acting.memory))
 
 
 def copied(state: State) -> State:

@@ -29,6 +29,7 @@ from .episodes import EpisodeMeter
 from .heap import keep_memory
 from .history import check_trials, contents, restored
 from .ranks import Cutoff, Ranks
+from .recall import Recall, asked
 from .rollout import Acting, Window, start
 
 
@@ -114,7 +115,7 @@ class RunFolder:
             RanksError: the ranks no longer hold the same weights.
         """
         folder = self.checkpoints / str(training.steps)
-        training.ranks.check_equal(list(training.policy.parameters()))
+        training.ranks.check_equal(training.parameters)
         contents = {"policy": policy_contents(training.policy), "training_state": training.contents()}
         if not training.ranks.first:
             return folder
@@ -187,15 +188,17 @@ class Training:
         ).to(device)
         self.policy.check_episodes(self.env.longest_episode)
         self.policy.eval()  # a core that is noisy while it learns is so in the pass that learns alone
-        ppo, parameters = config.ppo, self.policy.parameters()
+        ppo = config.ppo
+        self.recall = Recall(self.policy.out.in_features, asked(self.env)).to(device) if ppo.recall_weight else None
+        parameters = self.parameters
         options: dict[str, Any] = {"lr": ppo.learning_rate, "eps": ppo.adam_epsilon, "fused": True}
         self.optimizer = (
             torch.optim.AdamW(parameters, weight_decay=ppo.weight_decay, **options)
             if ppo.weight_decay
             else torch.optim.Adam(parameters, **options)
         )
-        self.ranks.begin_equal(list(self.policy.parameters()))
-        self.acting: Acting = start(self.env, self.policy)
+        self.ranks.begin_equal(parameters)
+        self.acting: Acting = start(self.env, self.policy, recall=bool(ppo.recall_weight))
         self.history: Window | None = None  # what learning goes through again before the next window
         self.sampling = self.ranks.generator(device).manual_seed(config.seed)
         self.shuffling = self.ranks.generator("cpu").manual_seed(config.seed + 1)
@@ -212,6 +215,11 @@ class Training:
         """Environment steps taken."""
         return self.updates * self.config.ppo.batch_steps
 
+    @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """All that the optimiser changes: the policy, and what asks it in training alone."""
+        return [*self.policy.parameters(), *(self.recall.parameters() if self.recall is not None else ())]
+
     def contents(self) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
         """Return what a checkpoint stores beside the policy: in the first rank, the rows of all."""
         tensors = {
@@ -221,6 +229,8 @@ class Training:
         }
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": part for name, part in state.items()}
+        if self.recall is not None:
+            tensors |= {f"recall.{name}": part for name, part in self.recall.state_dict().items()}
         if self.env.resumable:
             by_row = parts(self.acting, "acting") | {f"meter.{name}": part for name, part in self.meter.state.items()}
             by_row |= contents(self.history) if self.history is not None else {}
@@ -240,6 +250,8 @@ class Training:
         _, weights = read(checkpoint / "policy", "policy")
         try:
             self.policy.load_state_dict(weights)
+            if self.recall is not None:
+                self.recall.load_state_dict({name: tensors[f"recall.{name}"] for name in self.recall.state_dict()})
             saved = self.optimizer.state_dict()
             for key, part in tensors.items():
                 if key.startswith("optimizer."):
@@ -266,7 +278,7 @@ class Training:
                 # Other episodes than those that the run began with.
                 seed = self.config.seed + 1_000_003 * self.updates
                 self.env = self.config.env.build_part(self.rows, seed, self.env.device)
-                self.acting, self.history = start(self.env, self.policy), None
+                self.acting, self.history = start(self.env, self.policy, recall=self.recall is not None), None
         except (KeyError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"{checkpoint} does not fit the configuration of its run: {reason}") from None

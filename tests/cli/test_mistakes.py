@@ -118,6 +118,7 @@ def complaint(argv: list[str], capsys: pytest.CaptureFixture[str], code: int = 2
         ("bench envs --out page.md", ["--out page.md is not there"]),
         ("bench page", ["reports come first"]),
         ("bench page a.json", ["a.json: No such file"]),
+        ("train --env gym:Pendulum-v1 --ppo.recall-weight 1", ["Pendulum-v1 does not say what that is", "color-cubes"]),
         ("train --kernels rnn", ["'rnn' came; write KERNEL=BACKEND"]),
         ("train --kernels rnm=loop", ["'rnm=loop' came; write KERNEL=BACKEND", "rnn"]),
         ("train --kernels rnn=lop", ["rnn: unknown backend 'lop'", "loop, reference"]),

@@ -19,7 +19,7 @@ from mnemic.agents.heads import CategoricalHead
 from mnemic.agents.policy import Output
 from mnemic.envs.native import NativeEnv, Outcome
 from mnemic.envs.random import Stream
-from mnemic.envs.step import Env, EnvConfig, Obs, Step
+from mnemic.envs.step import Env, EnvConfig, Hidden, Obs, Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +127,10 @@ class Light(NativeEnv):
         shown = torch.nn.functional.one_hot(task.light, 2) * (episode_step_B == 0).unsqueeze(1)
         grid = (episode_step_B.view(-1, 1, 1, 1) / 4).expand(-1, 3, 3, 1)
         return {"light": shown.float(), "grid": grid}
+
+    def hidden(self, state: Any, step: Step) -> dict[str, Hidden]:
+        light_B = state.task.light
+        return {"light": Hidden(light_B, 2, shown=state.episode_step == 0, turn=torch.zeros_like(light_B))}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from mnemic.train import capture, span
 from mnemic.train.capture import ActingGraph, Graphs, LearningGraph, StepGraph
 from mnemic.train.config import PPOConfig
 from mnemic.train.ppo import DivergedError, learn
+from mnemic.train.recall import Recall, asked
 from mnemic.train.rollout import collect, start
 from mnemic.train.span import SpanGraph
 
@@ -82,7 +83,7 @@ def setting(toys, memory="lstm", **options):
     policy = Policy(EncoderConfig(), make_config(memory, width=8, **options), env.observation_space, env.action_space)
     with torch.no_grad():
         policy.out.weight.mul_(20)
-    return env, policy, start(env, policy), torch.Generator().manual_seed(0)
+    return env, policy, start(env, policy, recall=True), torch.Generator().manual_seed(0)
 
 
 def same(got, want, exact=True):
@@ -195,9 +196,9 @@ class Late(Core):
 def test_a_core_that_settles_is_settled_after_each_step(toys):
     env, policy, _, generator = setting(toys)
     policy.core = Late()
-    acting = start(env, policy)
+    acting = start(env, policy, recall=True)
     graph = StepGraph(env, policy, acting, generator)
-    plain, drawn = start(env, policy), torch.Generator().manual_seed(0)
+    plain, drawn = start(env, policy, recall=True), torch.Generator().manual_seed(0)
     for _ in range(2):
         window, acting = collect(env, policy, acting, LENGTH, generator, True, look=True, once=graph)
         want, plain = collect(env, policy, plain, LENGTH, drawn, True, look=True)
@@ -206,8 +207,9 @@ def test_a_core_that_settles_is_settled_after_each_step(toys):
     assert window.value.std() > 0.1
 
 
-def optimizer_of(policy):
-    return torch.optim.Adam(policy.parameters(), 1e-3, eps=1e-5, fused=True)
+def optimizer_of(*modules):
+    learned = [part for module in modules if module is not None for part in module.parameters()]
+    return torch.optim.Adam(learned, 1e-3, eps=1e-5, fused=True)
 
 
 @pytest.mark.parametrize(
@@ -219,6 +221,7 @@ def optimizer_of(policy):
         {"cut_returns": False, "trial_end": "stop"},
         {"epochs": 1, "minibatches": 1},
         {"minibatches": 6, "accumulate": 3, "target_kl": 1e-3},
+        {"recall_weight": 0.5},
     ],
     ids=str,
 )
@@ -227,19 +230,19 @@ def test_a_learning_graph_learns_as_learn_does(toys, options):
     weights, said = [], []
     for captured in (True, False):
         env, policy, acting, generator = setting(toys)
-        optimizer, shuffling, graph = optimizer_of(policy), torch.Generator().manual_seed(1), None
+        recall = Recall(8, asked(env)) if config.recall_weight else None
+        optimizer, shuffling, graph = optimizer_of(policy, recall), torch.Generator().manual_seed(1), None
         said.append([])
         for remaining in (1.0, 0.5):
             window, acting = collect(env, policy, acting, LENGTH, generator, config.cut_returns)
             if captured:
-                graph = graph or LearningGraph(config, policy, optimizer, window, torch.float32)
+                graph = graph or LearningGraph(config, policy, optimizer, window, torch.float32, recall=recall)
                 said[-1].append(graph(window, shuffling, remaining=remaining, warm=0.7))
             else:
-                learned = learn(
-                    config, policy, optimizer, window, shuffling, remaining=remaining, precision=torch.float32, warm=0.7
-                )
-                said[-1].append(learned)
-        weights.append({name: part.clone() for name, part in policy.state_dict().items()})
+                options = {"remaining": remaining, "precision": torch.float32, "warm": 0.7, "recall": recall}
+                said[-1].append(learn(config, policy, optimizer, window, shuffling, **options))
+        learned = policy.state_dict() | (recall.state_dict(prefix="recall.") if recall else {})
+        weights.append({name: part.clone() for name, part in learned.items()})
         steps = {int(state["step"]) for state in optimizer.state.values()}
         passes = sum(int(figures["passes"]) for figures in said[-1])
         assert steps == {passes * config.minibatches // config.accumulate}

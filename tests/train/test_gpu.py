@@ -114,6 +114,23 @@ def test_replays_do_not_wait_for_the_host():
     assert not torch.equal(first, second)
 
 
+@pytest.mark.parametrize("memory", ["gru", "memo"])
+def test_what_the_task_hides_is_asked_in_graphs_too(memory):
+    """Recorded as a window and step by step, the same is asked and answered as without a recording."""
+    said, asked = [], []
+    for capture in (True, False):
+        config = small(capture=capture, memory=make_config(memory, width=32))
+        training = Training(replace(config, ppo=replace(config.ppo, recall_weight=0.5)))
+        asked.append(map_state(torch.clone, act(training).hidden))
+        said.append([update(training) for _ in range(3)])
+        assert (training.graphs._acting is not None) is capture
+    recorded, plain = (parts(hidden) for hidden in asked)
+    assert recorded.keys() == plain.keys() == {"cue.value", "cue.told", "cue.turn"}
+    assert all(torch.equal(part, plain[name]) for name, part in recorded.items())
+    for recorded, plain in zip(*said, strict=True):
+        assert recorded["losses/recall"] == pytest.approx(plain["losses/recall"], rel=1e-3)
+
+
 @pytest.mark.parametrize("memory", ["gru", "lstm", "transformer", "aaren"])
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
 def test_recorded_learning_is_learning(memory, precision):

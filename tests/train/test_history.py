@@ -419,9 +419,9 @@ def test_a_core_is_noisy_only_while_it_learns(toys, monkeypatch):
     """`step` of the noisy core refuses training mode; its unroll meets it in every pass that learns, and never else."""
     monkeypatch.setitem(MEMORIES, "noisy", NoisyConfig)
     training = beginning(toys, "noisy", epochs=1)
-    modes, unroll = [], training.policy.unroll
+    modes, features = [], training.policy.features
     monkeypatch.setattr(
-        training.policy, "unroll", lambda *rest: (modes.append(training.policy.core.training), unroll(*rest))[1]
+        training.policy, "features", lambda *rest: (modes.append(training.policy.core.training), features(*rest))[1]
     )
     update(training)
     assert modes == [True, True, False, False]  # two minibatches, and the refresh by as many rows

@@ -146,9 +146,9 @@ def test_minibatches_are_whole_rows_and_each_row_comes_once_a_pass(toys, monkeyp
     marked = window._replace(reward_next=window.reward_next + 0, memory=window.memory)
     marked.inputs.reward[0] = torch.arange(ROWS).float()
     seen = []
-    unroll = policy.unroll
+    features = policy.features
     monkeypatch.setattr(
-        policy, "unroll", lambda inputs, *rest: (seen.append(inputs.reward[0].tolist()), unroll(inputs, *rest))[1]
+        policy, "features", lambda inputs, *rest: (seen.append(inputs.reward[0].tolist()), features(inputs, *rest))[1]
     )
     taught(policy, marked, minibatches=3, epochs=2)
     assert [len(rows) for rows in seen] == [2] * 6

@@ -127,6 +127,23 @@ def test_two_ranks_go_through_the_trial_again_as_one_does(tmp_path, close):
     assert kept == {16, 32, 8, 24}
 
 
+def test_two_ranks_ask_what_the_task_hides_as_one_does(tmp_path, close, toys):
+    """Keys are found late and seldom, so one rank has more to ask than the other."""
+    task = ("--env", "dark-key-to-door", "--env.size", "3", "--env.episode-steps", "12", "--env.trial-steps", "24")
+    argv = (*task, "--ppo.recall-weight", "2", "--memory", "gru", "--steps", str(3 * STEPS), *TINY)
+    assert main(["train", "--run", str(tmp_path / "one"), *argv]) == 0
+    _, complaints, code = run(2, "train", "--run", tmp_path / "two", *argv)
+    assert (complaints, code) == ([], 0)
+    for update in range(1, 4):
+        one, two = (tmp_path / name / f"checkpoints/{update * STEPS}" for name in ("one", "two"))
+        same_but_for_rounding(close, one, two)
+    assert state_of(two)[2]["recall.out.weight"].any()
+    curves = (toys.metrics(tmp_path / name) for name in ("one", "two"))
+    for alone, together in zip(*curves, strict=True):
+        for tag in ("losses/recall", "losses/recall_accuracy"):
+            assert together[tag] == pytest.approx(alone[tag], rel=1e-4)
+
+
 def test_two_ranks_have_the_learning_curve_of_one(runs, toys):
     own = (
         "memory/",
