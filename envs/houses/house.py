@@ -22,32 +22,37 @@ __all__ = ["BOX", "CYLINDER", "KINDS", "MATERIALS", "SPHERE", "Door", "House", "
 BOX, CYLINDER, SPHERE = range(3)
 
 KINDS = (
-    "apple",
-    "orange",
-    "ball",
-    "mug",
-    "bowl",
-    "pitcher",
-    "soup_can",
+    "master_chef_can",
     "cracker_box",
     "sugar_box",
-    "bleach_bottle",
-    "wine_bottle",
-    "plate",
-    "pan",
+    "tomato_soup_can",
+    "tuna_fish_can",
+    "pudding_box",
+    "gelatin_box",
+    "potted_meat_can",
+    "banana",
+    "strawberry",
+    "apple",
+    "lemon",
+    "peach",
+    "pear",
+    "orange",
+    "plum",
+    "bleach_cleanser",
+    "bowl",
+    "mug",
+    "sponge",
+    "pitcher",
     "vase",
     "plant",
     "lamp",
-    "candle",
+    "ball",
+    "teddy",
     "clock",
     "books",
-    "laptop",
-    "toy_car",
-    "blocks",
-    "teddy",
-    "drum",
 )
-"""The kinds of things to find. A goal is one of them, by its place in this list."""
+"""The kinds of things to find; a goal is one of them, by its place here. The first twenty are those of the YCB set that
+object navigation in HSSD looks for (ReLIC, arXiv 2410.02751; Memo, arXiv 2510.19732)."""
 
 
 class Solids(NamedTuple):
