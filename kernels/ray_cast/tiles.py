@@ -15,6 +15,7 @@ Shapes: B cameras, S solids of the largest house, P pairs of a tile and what tou
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from threading import Barrier
@@ -29,6 +30,8 @@ from .scene import BOX, Scene, Seen, View
 
 AT_ONCE = 1 << 18
 """Pixels of the cameras that are worked on at once: what is in between stays in a CPU's caches."""
+BLOCK = 4096
+"""Pairs whose pixels are worked on at once."""
 SLACK = 1e-5
 """Faces reach so far beyond their edges, metres: rounding must not open a gap between two that meet."""
 
@@ -186,13 +189,13 @@ def _ways(place_P8: Tensor, eyes: Eyes, view: View, camera_P: Tensor) -> Tensor:
     return torch.stack([way_P33[..., 0] * step, way_P33[..., 1] * -step, first_P3], 2)
 
 
-def _spread(pairs: Pairs, size: int) -> Tensor:
-    """Return the functions of faces in the middles of the parts of their tiles, (5, C, P)."""
-    child = torch.arange(PARTS, device=pairs.i_P.device, dtype=pairs.row_PK.dtype) * size + (size - 1) / 2
-    column_C, row_C = child.repeat(PARTS), child.repeat_interleave(PARTS)
-    middle_C3 = torch.stack([column_C, row_C, torch.ones_like(row_C)], 1)
-    row_53P = pairs.row_PK.view(-1, 5, 3).permute(1, 2, 0)
-    return torch.matmul(middle_C3, row_53P)
+def _spread(pairs: Pairs, size: int, functions: Sequence[int] = range(5)) -> Tensor:
+    """Return functions of faces in the middles of the parts of their tiles, (functions, C, P)."""
+    row_3FP = pairs.row_PK.view(-1, 5, 3)[:, list(functions)].permute(2, 1, 0).contiguous()
+    line = torch.arange(PARTS, device=pairs.i_P.device, dtype=row_3FP.dtype)[:, None] * size + (size - 1) / 2
+    column_F4P = row_3FP[2][:, None] + row_3FP[0][:, None] * line
+    row_F4P = row_3FP[1][:, None] * line
+    return (row_F4P[:, :, None] + column_F4P[:, None]).flatten(1, 2)
 
 
 def _least(value_5CP: Tensor) -> Tensor:
@@ -247,31 +250,34 @@ def _pixels(
 ) -> None:
     """Write the pictures: in each pixel the nearest of what touches its tile."""
     (_, flat), (_, curved) = faces, balls
-    value_5CP = _spread(flat, 1)
-    touch_CP = torch.minimum(_least(value_5CP), value_5CP[0] - 1 / view.far)
-    # Products in place of selections, here and below: those cost a CPU many times more.
-    near_CP = value_5CP[0] * (touch_CP >= 0)
+    near_CP = torch.cat([_near(flat.part(block_P), view) for block_P in _blocks(len(flat.i_P), flat.i_P)], 1)
     near_CR = rounds.meet(curved, view)
-
     batch = len(eyes.house_B)
     across, down = -(-view.width // PARTS), -(-view.height // PARTS)
-    best_CT = near_CP.new_zeros(PARTS**2, batch * down * across)
+    tiles = batch * down * across
+    best_CT = near_CP.new_zeros(PARTS**2, tiles)
     found = [(pairs, near, tile_of(pairs, PARTS, view)) for pairs, near in ((flat, near_CP), (curved, near_CR))]
     for _, near, tile in found:
         best_CT.scatter_reduce_(1, tile.expand_as(near), near, "amax")
 
     # One place more takes what is not seen.
-    tiles = best_CT.shape[1]
     depth_CT = near_CP.new_zeros(PARTS**2, tiles + 1)
     label_CT, colour_CT = (torch.zeros_like(depth_CT, dtype=torch.int32) for _ in range(2))
-    colours = (_paint_faces(scene, *faces, value_5CP), rounds.paint(scene, eyes, view, *balls, near_CR))
-    for (things, _), (pairs, near, tile), colour in zip((faces, balls), found, colours, strict=True):
-        lost_CP = (near != best_CT.index_select(1, tile)) | (near <= 0)
-        to_CP = tile + lost_CP * (tiles - tile)
+    for (things, _), (pairs, near, tile) in zip((faces, balls), found, strict=True):
+        won = (near == best_CT.index_select(1, tile)) & (near > 0)
+        # The last to be written stays: of solids at one depth the first, as in the definition.
+        some_P = won.any(0).nonzero()[:, 0].flip(0)
+        pairs, near, won, tile = (pairs.part(some_P), near[:, some_P], won[:, some_P], tile[some_P])
+        to_CP = tiles - won * (tiles - tile)
         label_P = scene.label_N4[:, 2].index_select(0, things.solid_F.index_select(0, pairs.thing_P))
         depth_CT.scatter_(1, to_CP, near.reciprocal())
         label_CT.scatter_(1, to_CP, label_P.expand_as(near))
-        colour_CT.scatter_(1, to_CP, colour)
+        if things.normal_3F is None:
+            colour_CT.scatter_(1, to_CP, rounds.paint(scene, eyes, view, things, pairs, near * won))
+            continue
+        row_FK = _shaded(scene, things, near.dtype)
+        for block_P in _blocks(len(some_P), some_P):
+            colour_CT.scatter_(1, to_CP[:, block_P], _paint(row_FK, pairs.part(block_P)))
     # Four colours of three bytes are three words.
     one, two, three, four = colour_CT.view(PARTS, PARTS, -1).unbind(1)
     words = torch.stack([one | two << 24, two >> 8 | three << 16, three >> 16 | four << 8], 1)
@@ -281,22 +287,34 @@ def _pixels(
         to.view(batch, down, PARTS, across, -1).copy_(parts.permute(2, 3, 0, 4, 1))
 
 
-def _paint_faces(scene: Scene, things: Things, pairs: Pairs, value_5CP: Tensor) -> Tensor:
-    """Return the colours of faces in the pixels of tiles, (C, P), a byte for each part of a colour."""
+def _blocks(count: int, like: Tensor) -> tuple[Tensor, ...]:
+    """Return numbers of pairs in blocks whose pixels stay in a CPU's cache."""
+    return torch.split(torch.arange(count, device=like.device), BLOCK)
+
+
+def _near(flat: Pairs, view: View) -> Tensor:
+    """Return the inverse depths of faces in the pixels of their tiles, (C, P); 0 where they are missed."""
+    value_5CP = _spread(flat, 1)
+    touch_CP = torch.minimum(_least(value_5CP), value_5CP[0] - 1 / view.far)
+    # Products in place of selections, here and below: those cost a CPU many times more.
+    return value_5CP[0] * (touch_CP >= 0)
+
+
+def _shaded(scene: Scene, things: Things, dtype: torch.dtype) -> Tensor:
+    """Return the materials of faces with their colours in the light, (F, K)."""
     assert things.normal_3F is not None
-    dtype = value_5CP.dtype
     material_F = scene.label_N4[:, 1].index_select(0, things.solid_F)
     row_FK = scene.material_MK.to(dtype).index_select(0, material_F)
     row_FK[:, :6] *= texture.light(things.normal_3F.unbind(0))[:, None]
+    return row_FK
+
+
+def _paint(row_FK: Tensor, pairs: Pairs) -> Tensor:
+    """Return the colours of faces in the pixels of their tiles, (C, P), a byte for each part of a colour."""
     row_KP = row_FK.index_select(0, pairs.thing_P).t().contiguous()
-    red, green, blue = (row_KP[:3] + 0.5).to(torch.int32)
-    colour_CP: Tensor = (red | green << 8 | blue << 16).repeat(PARTS**2, 1)
-    # Only some materials have a pattern.
-    drawn_P = row_KP[9:].any(0).nonzero()[:, 0]
-    row_KP = row_KP.index_select(1, drawn_P)
-    near_CP, u_CP, v_CP = (value_5CP[k].index_select(1, drawn_P) for k in (0, 1, 3))
-    near_CP = near_CP.reciprocal_()
-    share_CP = texture.share(row_KP[6:15].unbind(0), u_CP.mul_(near_CP), v_CP.mul_(near_CP))
+    near_CP, u_CP, v_CP = _spread(pairs, 1, (0, 1, 3))
+    far_CP = near_CP.reciprocal_()
+    share_CP = texture.share(row_KP[6:15].unbind(0), u_CP.mul_(far_CP), v_CP.mul_(far_CP))
     red, green, blue = (torch.addcmul(row_KP[k] + 0.5, share_CP, row_KP[3 + k]).to(torch.int32) for k in range(3))
-    colour_CP.index_copy_(1, drawn_P, red | green << 8 | blue << 16)
+    colour_CP: Tensor = red | green << 8 | blue << 16
     return colour_CP

@@ -147,6 +147,14 @@ def test_edges_that_meet_leave_no_gap(backend: str) -> None:
     assert level.depth_BIJ.item() in (0.0, 2.5)
 
 
+def test_of_two_solids_in_one_place_the_first_is_seen(backend: str) -> None:
+    twins = [(BOX, 0, 0, -3, 5, 5, 1, 0)] * 2 + [(SPHERE, 0, 0, 3, 1, 1, 1, 0)] * 2
+    scene = pack([house(*twins)], TABLE, DEVICE)
+    for yaw, label in ((0, 1), (180, 3)):
+        seen = look(scene, (0, 0, 0), yaw, 0, View(9, 9, 30.0), backend).semantic_BIJ
+        assert seen.unique().tolist() == [label]
+
+
 def random_scene(seed: int) -> House:
     """Forty solids about the origin, a few of them not turned or turned by quarters."""
     draw = torch.Generator().manual_seed(seed)
