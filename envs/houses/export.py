@@ -39,7 +39,7 @@ NAVMESH = "mnemic.navmesh_settings.json"
 def export(houses: Iterable[House], folder: str | Path, config: HouseConfig | None = None, pixels: int = 96) -> Path:
     """Write houses as a scene dataset of Habitat and return the path of its configuration.
 
-    Scene `house_<seed>` is the house of that seed. Its ids in Habitat's semantic sensor are those of the house.
+    The scene of a house is called `scene_name(seed)`. Its ids in Habitat's semantic sensor are those of the house.
 
     Args:
         houses: what is written.
@@ -68,6 +68,11 @@ def export(houses: Iterable[House], folder: str | Path, config: HouseConfig | No
         },
     }
     return _write(folder / DATASET, dataset)
+
+
+def scene_name(seed: int) -> str:
+    """Return the name of a house's scene; none is the beginning of another, for Habitat takes any that contains it."""
+    return f"house_{seed:010d}"
 
 
 def navmesh_settings(config: HouseConfig) -> dict[str, Any]:
@@ -102,7 +107,7 @@ def _write(path: Path, content: dict[str, Any]) -> Path:
 
 
 def _write_house(house: House, folder: Path, pixels: int) -> None:
-    name = f"house_{house.seed}"
+    name = scene_name(house.seed)
     stages = folder / "stages"
     stages.mkdir(parents=True, exist_ok=True)
     mesh = without_roof(surfaces(house.solids), house.size[1])

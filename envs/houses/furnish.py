@@ -34,12 +34,10 @@ class Standing:
     z: float
     yaw: float
     rect: Rect
+    rows: list[Row]
+    """Its solids, without an id."""
     used: dict[int, list[Rect]] = field(default_factory=dict)
     """What is taken of each of its tops, in the piece's own axes."""
-
-    def rows(self, semantic: int) -> list[Row]:
-        """Return its solids."""
-        return place(self.piece.parts, self.x, 0.0, self.z, self.yaw, 1.0, semantic)
 
 
 def meets(one: Rect, other: Rect) -> bool:
@@ -80,7 +78,8 @@ class Ground:
     def stand(self, piece: Piece, x: float, z: float, yaw: float, before: Rect | None) -> Standing:
         """Put a piece down."""
         width, depth = _turned(piece, yaw)
-        standing = Standing(piece, self.index, x, z, yaw, _around(x, z, width, depth))
+        rows = place(piece.parts, x, 0.0, z, yaw, 1.0, 0)
+        standing = Standing(piece, self.index, x, z, yaw, _around(x, z, width, depth), rows)
         self.taken.append(standing.rect)
         if before:
             self.kept.append(before)

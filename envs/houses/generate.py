@@ -13,14 +13,18 @@ import numpy as np
 
 from .furnish import Ground, decorate, furnish
 from .house import House, Instance, as_solids
-from .materials import FLOORS, WALLS
+from .materials import WALLS
 from .navigable import as_table, free_floor, pieces
 from .parts import Draw, Row, bounds, box, place
 from .plan import as_room, build, cut_rooms, hang_doors, name_rooms
 from .stock import Eyes, Thing, on_floors, on_furniture
 
 SPLITS = ("train", "validation", "test")
+WARM = ("oak", "walnut", "ash", "grey_carpet", "green_carpet", "red_carpet")
 ROOM_FLOORS = {
+    "living": WARM,
+    "bedroom": WARM,
+    "study": WARM,
     "kitchen": ("white_tiles", "terracotta", "oak"),
     "bath": ("white_tiles", "blue_tiles"),
     "hall": ("terracotta", "ash", "walnut"),
@@ -28,6 +32,8 @@ ROOM_FLOORS = {
 ROOM_WALLS = {"kitchen": ("tiled_wall", "cream_wall", "mint_wall", "brick_wall"), "bath": ("tiled_wall", "sky_wall")}
 ON_THE_FLOOR = 0.15
 """The share of things that stand on the floor."""
+ROOM_TO_STAND = 1.0
+"""How much of every room's floor has to be in reach, square metres."""
 CUT_OFF = 0.5
 """How much of a room's free floor may be out of reach, between furniture, square metres."""
 
@@ -137,8 +143,8 @@ class _Builder:
             furnish(draw, ground, config.fullness)
         wanted = draw.whole(config.min_things, config.max_things)
         self.things = on_floors(draw, self.grounds, round(ON_THE_FLOOR * wanted), config.thing_scale)
-        navigable_IJ = self._keep_open()
         self.shell += self._decoration()
+        navigable_IJ = self._keep_open()
         spare = wanted // 5
         self.things += on_furniture(draw, self.grounds, wanted + spare - len(self.things), config.thing_scale)
         seen = self._seen(navigable_IJ, wanted)
@@ -151,9 +157,9 @@ class _Builder:
 
     def _shell(self) -> list[Row]:
         rows = []
-        floors, walls = [material.name for material in FLOORS], [material.name for material in WALLS]
+        walls = [material.name for material in WALLS]
         for index, (cut, room) in enumerate(zip(self.cuts, self.rooms, strict=True)):
-            floor = self.draw.one(ROOM_FLOORS.get(room.kind, floors))
+            floor = self.draw.one(ROOM_FLOORS[room.kind])
             paint = self.draw.one(ROOM_WALLS.get(room.kind, walls))
             rows += build(cut, index, self.doors, self.config.wall_height, floor, paint)
         x, z = self.plan
@@ -168,7 +174,7 @@ class _Builder:
         return rows
 
     def _furniture(self) -> list[Row]:
-        return [row for ground in self.grounds for standing in ground.standing for row in standing.rows(0)]
+        return [row for ground in self.grounds for standing in ground.standing for row in standing.rows]
 
     def _floor(self) -> np.ndarray:
         """Return where the floor can be walked on, in pieces, (I, J)."""
@@ -180,26 +186,53 @@ class _Builder:
         """Take out what stands in the way until the floor of every room hangs together with that of all others."""
         while True:
             piece_IJ = self._floor()
-            shut = [ground for ground in self.grounds if not self._is_open(ground, piece_IJ)]
+            shut = 0
+            for ground in self.grounds:
+                reached, cut_off = self._reach(ground, piece_IJ)
+                if reached < ROOM_TO_STAND:
+                    self._clear_doors(ground)
+                elif cut_off > CUT_OFF:
+                    self._clear(ground)
+                else:
+                    continue
+                shut += 1
             if not shut:
                 main: np.ndarray = piece_IJ == 1
                 return main
-            for ground in shut:
-                here = [thing for thing in self.things if thing.room == ground.index]
-                if here:
-                    self.things.remove(here[-1])
-                elif ground.standing:
-                    ground.standing.pop()
-                else:
-                    raise AssertionError(f"house {self.seed}: room {ground.index} cannot be entered")
 
-    def _is_open(self, ground: Ground, piece_IJ: np.ndarray) -> bool:
-        """Return whether no more than half a square metre of a room's free floor is cut off."""
+    def _reach(self, ground: Ground, piece_IJ: np.ndarray) -> tuple[float, float]:
+        """Return how much of a room's free floor belongs to the largest piece of all, and how much does not."""
         cell = self.config.cell
         (x0, z0), (x1, z1) = ground.room.low, ground.room.high
         room_IJ = piece_IJ[int(z0 / cell) : int(z1 / cell) + 1, int(x0 / cell) : int(x1 / cell) + 1]
-        reached = int((room_IJ == 1).sum()) * cell * cell
-        return reached >= 1.0 and int((room_IJ > 1).sum()) * cell * cell <= CUT_OFF
+        return int((room_IJ == 1).sum()) * cell * cell, int((room_IJ > 1).sum()) * cell * cell
+
+    def _clear(self, ground: Ground) -> None:
+        """Take out what came last into a room, things first."""
+        here = [thing for thing in self.things if thing.room == ground.index]
+        if here:
+            self.things.remove(here[-1])
+        else:
+            ground.standing.pop()
+
+    def _clear_doors(self, ground: Ground) -> None:
+        """Take out what stands nearest to a door of a room, on either side of it, things first."""
+        doors = [door for door in self.doors if ground.index in door.rooms]
+        rooms = {room for door in doors for room in door.rooms}
+        here = [thing for thing in self.things if thing.room in rooms]
+        if here:
+            self.things.remove(here[-1])
+            return
+        found = []
+        for door in doors:
+            x, z = (door.low[0] + door.high[0]) / 2, (door.low[1] + door.high[1]) / 2
+            for other in (self.grounds[room] for room in door.rooms):
+                for place_of, standing in enumerate(other.standing):
+                    x0, z0, x1, z1 = standing.rect
+                    away = max(x0 - x, x - x1, 0.0) + max(z0 - z, z - z1, 0.0)
+                    found.append((away, other.index, place_of))
+        _, room, place_of = min(found)
+        self.grounds[room].standing.pop(place_of)
 
     def _seen(self, navigable_IJ: np.ndarray, wanted: int) -> list[tuple[Thing, tuple[float, float]]]:
         """Return the things that are seen from somewhere, up to a number, each with a point from where."""
@@ -231,7 +264,7 @@ class _Builder:
             add(thing.kind, thing.room, thing.rows, viewpoint)
         for ground in self.grounds:
             for standing in ground.standing:
-                add(standing.piece.kind, ground.index, standing.rows(0), None)
+                add(standing.piece.kind, ground.index, standing.rows, None)
         return House(
             seed=self.seed,
             size=(self.plan[0], self.config.wall_height, self.plan[1]),

@@ -47,11 +47,9 @@ class Glb:
         return self._add("bufferViews", view)
 
     def _accessor(self, values: np.ndarray, component: int, kind: str, **more: Any) -> int:
-        element = ELEMENTS if kind == "SCALAR" and component == INT else ARRAY
-        stride = {"byteStride": 4} if values.dtype.itemsize * (values.shape[1] if values.ndim > 1 else 1) < 4 else {}
-        # Vertex attributes have to begin at multiples of four bytes.
-        padded = np.pad(values[:, None], ((0, 0), (0, 1))) if stride and values.dtype.itemsize == 2 else values
-        view = self._view(np.ascontiguousarray(padded).tobytes(), target=element, **stride)
+        """Add vertex attributes, rows of at least four bytes, which is what they have to begin at multiples of."""
+        data = np.ascontiguousarray(values)
+        view = self._view(data.tobytes(), target=ARRAY, byteStride=data.strides[0])
         accessor = {"bufferView": view, "componentType": component, "count": len(values), "type": kind, **more}
         return self._add("accessors", accessor)
 
@@ -98,9 +96,11 @@ class Glb:
         if texture_V2 is not None:
             attributes["TEXCOORD_0"] = self._accessor(texture_V2.astype(np.float32), FLOAT, "VEC2")
         if id_V is not None:
-            attributes["_OBJECT_ID"] = self._accessor(id_V.astype(np.uint16), SHORT, "SCALAR")
-        corners = self._accessor(corner_F3.astype(np.uint32).ravel(), INT, "SCALAR")
-        primitive = {"attributes": attributes, "indices": corners, "material": material}
+            padded_V2 = np.stack([id_V, np.zeros_like(id_V)], 1).astype(np.uint16)
+            attributes["_OBJECT_ID"] = self._accessor(padded_V2, SHORT, "SCALAR")
+        view = self._view(corner_F3.astype(np.uint32).tobytes(), target=ELEMENTS)
+        corners = {"bufferView": view, "componentType": INT, "count": corner_F3.size, "type": "SCALAR"}
+        primitive = {"attributes": attributes, "indices": self._add("accessors", corners), "material": material}
         mesh = self._add("meshes", {"name": name, "primitives": [primitive]})
         self._json["scenes"][0]["nodes"].append(self._add("nodes", {"name": name, "mesh": mesh}))
 

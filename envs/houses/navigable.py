@@ -114,11 +114,9 @@ def geodesic_field(navigable_IJ: np.ndarray, goals_KIJ: np.ndarray, cell: float)
     distance[:, -1] = 0.0
     flat = distance.ravel()
     seen = np.zeros(fields * (cells + 1), dtype=np.int64)
-    reached = 0.0
     while len(waiting):
         # Ways that are not a full cell longer than the shortest cannot become shorter: no step is shorter than that.
-        reached = max(reached + 1.0, float(flat[waiting].min()) + 1.0)
-        near = flat[waiting] < reached
+        near = flat[waiting] < flat[waiting].min() + 1.0
         now, waiting = waiting[near], waiting[~near]
         seen[now] = np.arange(len(now))
         now = now[seen[now] == np.arange(len(now))]

@@ -17,7 +17,9 @@ REACH = 2.0
 """How far away a thing is found at most, metres (ReLIC, arXiv 2410.02751)."""
 STANDOFF = 0.35
 """Floor kept free around a thing that stands on it, metres."""
-TRIED = 24
+AT_WALLS = 0.7
+"""The share of the things on floors that stand at a wall."""
+TRIED = 16
 """Points from where a thing is looked for."""
 
 
@@ -40,8 +42,10 @@ def on_floors(draw: Draw, grounds: list[Ground], number: int, scale: float) -> l
         kind, ground, yaw = draw.one(kinds), draw.one(grounds), draw.between(0.0, 2 * math.pi)
         (off_x, _, off_z), (half_x, _, half_z) = bounds(place(THINGS[kind], 0.0, 0.0, 0.0, yaw, scale, 0))
         x0, z0, x1, z1 = ground.whole
-        x = draw.between(x0 + half_x + 0.02, x1 - half_x - 0.02)
-        z = draw.between(z0 + half_z + 0.02, z1 - half_z - 0.02)
+        low_x, high_x, low_z, high_z = x0 + half_x + 0.03, x1 - half_x - 0.03, z0 + half_z + 0.03, z1 - half_z - 0.03
+        x, z = draw.between(low_x, high_x), draw.between(low_z, high_z)
+        if draw.chance(AT_WALLS):
+            x, z = draw.one(((low_x, z), (high_x, z), (x, low_z), (x, high_z)))
         rect = (x - half_x, z - half_z, x + half_x, z + half_z)
         wide = (rect[0] - STANDOFF, rect[1] - STANDOFF, rect[2] + STANDOFF, rect[3] + STANDOFF)
         if ground.free(rect) and not any(meets(wide, other) for other in ground.taken):

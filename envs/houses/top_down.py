@@ -30,7 +30,7 @@ def top_down(house: House, scale: int = 40) -> np.ndarray:
     if scale < 1:
         raise ValueError(f"top_down: scale is {scale}; at least 1 pixel of a metre is expected")
     width, _, depth = house.size
-    image = np.full((math.ceil(depth * scale), math.ceil(width * scale), 3), OUTSIDE, dtype=np.uint8)
+    image = np.full((round(depth * scale), round(width * scale), 3), OUTSIDE, dtype=np.uint8)
     x_J, z_I = (np.arange(image.shape[1]) + 0.5) / scale, (np.arange(image.shape[0]) + 0.5) / scale
     solids = house.solids
     kinds, yaws, materials = solids.kind_S.tolist(), solids.yaw_S.tolist(), solids.material_S.tolist()

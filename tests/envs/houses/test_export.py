@@ -10,14 +10,16 @@ import torch
 from PIL import Image
 
 from mnemic.envs.houses import House, HouseConfig, generate
-from mnemic.envs.houses.export import DATASET, NAVMESH, bake, export
+from mnemic.envs.houses.export import DATASET, NAVMESH, bake, export, scene_name
 from mnemic.envs.houses.house import BOX, CYLINDER, SPHERE, as_solids
 from mnemic.envs.houses.materials import INDEX, MATERIALS
 from mnemic.envs.houses.mesh import AROUND, RINGS, SIDES, Mesh, surfaces
-from mnemic.kernels.ray_cast import reference, texture
+from mnemic.kernels.ray_cast import View, pack, ray_cast, reference, texture
+from mnemic.kernels.ray_cast.scene import rays
 
 TRIANGLES = {BOX: 12, CYLINDER: 4 * AROUND - 4, SPHERE: 2 * SIDES * (RINGS - 1)}
 NUMBERS = {5121: np.uint8, 5123: np.uint16, 5125: np.uint32, 5126: np.float32}
+NAME = "house_0000000004"
 WIDTH = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
 
 
@@ -138,7 +140,7 @@ def test_places_on_surfaces_are_those_of_the_ray_caster() -> None:
 
 
 def test_the_mesh_that_is_seen_is_the_house(house: House, folder: Path) -> None:
-    content, parts = read(folder / "stages" / "house_4.glb")
+    content, parts = read(folder / "stages" / f"{NAME}.glb")
     assert content["extensionsUsed"] == ["KHR_materials_unlit"]
     solids = house.solids
     kinds, looks = solids.kind_S.numpy(), solids.material_S.numpy()
@@ -156,7 +158,7 @@ def test_the_mesh_that_is_seen_is_the_house(house: House, folder: Path) -> None:
 
 
 def test_ids_are_where_the_instances_are(house: House, folder: Path) -> None:
-    _, (part,) = read(folder / "stages" / "house_4.semantic.glb")
+    _, (part,) = read(folder / "stages" / f"{NAME}.semantic.glb")
     ids = part.values["_OBJECT_ID"][:, 0]
     assert ids.dtype == np.uint16
     assert sorted(set(ids.tolist())) == list(range(len(house.instances) + 1))
@@ -168,14 +170,14 @@ def test_ids_are_where_the_instances_are(house: House, folder: Path) -> None:
         assert np.allclose((place.max(0) - place.min(0)) / 2, instance.half, atol=5e-3)
     colours = part.values["COLOR_0"].astype(int)
     assert np.array_equal(colours[:, 0] << 16 | colours[:, 1] << 8 | colours[:, 2], ids)
-    lines = (folder / "stages" / "house_4.semantic.txt").read_text().splitlines()
+    lines = (folder / "stages" / f"{NAME}.semantic.txt").read_text().splitlines()
     assert lines[0] == "HM3D Semantic Annotations"
     want = [f'{thing.id},{thing.id:06X},"{thing.kind}",{thing.room}' for thing in house.instances]
     assert lines[1:] == want
 
 
 def test_images_and_colours_are_what_the_ray_caster_shows(folder: Path) -> None:
-    _, parts = read(folder / "stages" / "house_4.glb")
+    _, parts = read(folder / "stages" / f"{NAME}.glb")
     for part in parts:
         assert part.image is not None
         look = MATERIALS[INDEX[part.name]]
@@ -192,6 +194,64 @@ def test_images_and_colours_are_what_the_ray_caster_shows(folder: Path) -> None:
         assert np.array_equal(part.image[line, column], want.numpy())
 
 
+def first_hit(eye: np.ndarray, way: np.ndarray, triangle_F33: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Depth, triangle and place in it of the first triangle that each ray meets (Moeller and Trumbore, 1997)."""
+    a, one, other = triangle_F33[:, 0], triangle_F33[:, 1] - triangle_F33[:, 0], triangle_F33[:, 2] - triangle_F33[:, 0]
+    away = eye - a
+    found = []
+    for ray in way:
+        across = np.cross(ray, other)
+        inverse = 1.0 / np.where(np.abs(area := (one * across).sum(1)) < 1e-12, np.inf, area)
+        q = np.cross(away, one)
+        u, v, depth = (away * across).sum(1) * inverse, (q * ray).sum(1) * inverse, (q * other).sum(1) * inverse
+        hit = (u >= -1e-6) & (v >= -1e-6) & (u + v <= 1 + 1e-6) & (depth > 1e-6)
+        nearest = int(np.where(hit, depth, np.inf).argmin())
+        found.append((depth[nearest], nearest, u[nearest], v[nearest]))
+    table = np.array(found)
+    return table[:, 0], table[:, 1].astype(int), table[:, 2:]
+
+
+def test_meshes_show_what_the_ray_caster_shows(house: House, folder: Path) -> None:
+    """Depth within 2 cm and the same ids for 99 % of the rays, and colours but at the edges of patterns."""
+    view, count = View(9, 12, 90.0), 4
+    rng = np.random.default_rng(0)
+    i, j = np.nonzero(house.navigable_IJ)
+    chosen = rng.choice(len(i), count, replace=False)
+    eye = np.stack([(j[chosen] + 0.5) * house.cell, np.full(count, 1.25), (i[chosen] + 0.5) * house.cell], 1)
+    yaw, pitch = torch.from_numpy(rng.uniform(0, 6.3, count)), torch.from_numpy(rng.uniform(-0.5, 0.3, count))
+    scene = pack([house.solids], [texture.material(*material[1:]) for material in MATERIALS])
+    houses = torch.zeros(count, dtype=torch.int64)
+    seen = ray_cast(scene, houses, torch.from_numpy(eye), yaw, pitch, view, backend="reference")
+    way = rays(yaw, pitch, view).flatten(2).permute(1, 2, 0).numpy()
+
+    _, parts = read(folder / "stages" / f"{NAME}.glb")
+    triangles = [part.values["POSITION"].astype(np.float64)[part.corner_F3] for part in parts]
+    first = np.cumsum([0, *map(len, triangles)])
+    _, (meant,) = read(folder / "stages" / f"{NAME}.semantic.glb")
+    meant_F33 = meant.values["POSITION"].astype(np.float64)[meant.corner_F3]
+    near, same, alike = [], [], []
+    for row in range(count):
+        depth, triangle, place = first_hit(eye[row], way[row], np.concatenate(triangles))
+        near.append(np.abs(depth - seen.depth_BIJ[row].flatten().numpy()) < 0.02)
+        _, other, _ = first_hit(eye[row], way[row], meant_F33)
+        ids = meant.values["_OBJECT_ID"][meant.corner_F3[other, 0], 0]
+        same.append(ids == seen.semantic_BIJ[row].flatten().numpy())
+        rgb = seen.rgb_BIJ3[row].flatten(0, 1).numpy().astype(float)
+        for ray, number in enumerate(triangle):
+            of = int(np.searchsorted(first, number, side="right")) - 1
+            part, image = parts[of], parts[of].image
+            assert image is not None
+            corner = part.corner_F3[number - first[of]]
+            weight = np.array([1 - place[ray].sum(), *place[ray]])
+            column, line = (weight @ part.values["TEXCOORD_0"][corner] * image.shape[1::-1]).astype(int)
+            texel = image[min(line, image.shape[0] - 1), min(column, image.shape[1] - 1)]
+            shaded = texel * (weight @ part.values["COLOR_0"][corner])[:3] / 255
+            alike.append(np.abs(shaded - rgb[ray]).max() <= 6)
+    assert np.mean(near) >= 0.99
+    assert np.mean(same) >= 0.99
+    assert np.mean(alike) >= 0.95
+
+
 def test_an_image_is_as_large_as_what_it_covers() -> None:
     png, at = bake(INDEX["white_tiles"], np.array([[0.0, 0.0], [1.5, 0.6], [0.75, 0.15]]), 100)
     image = np.array(Image.open(io.BytesIO(png)))
@@ -205,18 +265,24 @@ def test_an_image_is_as_large_as_what_it_covers() -> None:
 
 
 def test_configurations_name_files_that_are_there(folder: Path) -> None:
-    stage = json.loads((folder / "stages" / "house_4.stage_config.json").read_text())
+    stage = json.loads((folder / "stages" / f"{NAME}.stage_config.json").read_text())
     for key in ("render_asset", "collision_asset", "semantic_asset", "semantic_descriptor_filename"):
         assert (folder / "stages" / stage[key]).is_file(), key
     assert (stage["up"], stage["front"]) == ([0, 1, 0], [0, 0, -1]) == (stage["semantic_up"], stage["semantic_front"])
     dataset = json.loads((folder / DATASET).read_text())
-    for kind, name in (("stages", "house_4.stage_config.json"), ("scene_instances", "house_4.scene_instance.json")):
+    for kind, name in (("stages", f"{NAME}.stage_config.json"), ("scene_instances", f"{NAME}.scene_instance.json")):
         (place,) = dataset[kind]["paths"][".json"]
         assert (folder / place / name).is_file()
-    scene = json.loads((folder / "scenes" / "house_4.scene_instance.json").read_text())
+    scene = json.loads((folder / "scenes" / f"{NAME}.scene_instance.json").read_text())
     assert (folder / f"{scene['stage_instance']['template_name']}.stage_config.json").is_file()
     settings = json.loads((folder / NAVMESH).read_text())
     assert (settings["agentRadius"], settings["agentHeight"], settings["agentMaxClimb"]) == (0.2, 1.5, 0.05)
+
+
+def test_no_name_is_the_beginning_of_another() -> None:
+    assert scene_name(4) == NAME
+    names = [scene_name(seed) for seed in (1, 10, 100, 12, 2)]
+    assert not any(other.startswith(name) for name in names for other in names if other != name)
 
 
 def test_nothing_to_write_is_refused(tmp_path: Path, house: House) -> None:
