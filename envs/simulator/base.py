@@ -136,6 +136,3 @@ class Simulator(ABC):
             field_FC: (F, C) float32, metres: for a house and a set of goals, the length of the way from each cell.
             which_B: (B,) int64: the field of each agent.
         """
-
-    def close(self) -> None:  # noqa: B027 - most have nothing outside
-        """Give back what lives outside this process."""

@@ -14,11 +14,7 @@ Shapes: B cameras, S solids of the largest house, P pairs of a tile and what tou
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from threading import Barrier
 
 import torch
 from torch import Tensor
@@ -44,37 +40,13 @@ def ray_cast(scene: Scene, house_B: Tensor, eye_B3: Tensor, yaw_B: Tensor, pitch
     depth_BIJ = eye_B3.new_empty(batch, high, wide)
     label_BIJ = scene.label_N4.new_empty(batch, high, wide)
     words_BIW = scene.label_N4.new_empty(batch, high, wide * 3 // 4)
-    threads = torch.get_num_threads()
-    at_once = max(1, min(AT_ONCE // (rows * columns), -(-batch // threads)))
-
-    def cast(first: int) -> None:
+    at_once = max(1, AT_ONCE // (rows * columns))
+    for first in range(0, batch, at_once):
         part = slice(first, first + at_once)
         eyes = Eyes(house_B[part], eye_B3[part], yaw_B[part], pitch_B[part])
-        with torch.no_grad():
-            _cast(scene, eyes, view, (depth_BIJ[part], label_BIJ[part], words_BIW[part]))
-
-    firsts = range(0, batch, at_once)
-    # Operations are too short to be shared out; cameras are not.
-    list((map if threads == 1 or len(firsts) == 1 else _workers(os.getpid(), threads).map)(cast, firsts))
+        _cast(scene, eyes, view, (depth_BIJ[part], label_BIJ[part], words_BIW[part]))
     rgb_BIJ3 = words_BIW.view(torch.uint8).view(batch, high, wide, 3)
     return Seen(*(part[:, :rows, :columns].contiguous() for part in (depth_BIJ, label_BIJ, rgb_BIJ3)))
-
-
-@cache
-def _workers(process: int, threads: int) -> ThreadPoolExecutor:
-    """Return threads whose operations are not shared out further; a forked process makes its own."""
-    ready = Barrier(threads + 1)
-
-    def begin() -> None:
-        torch.set_num_threads(1)
-        ready.wait()
-
-    pool = ThreadPoolExecutor(threads, "ray_cast", begin)
-    for _ in range(threads):
-        pool.submit(int)
-    ready.wait()
-    torch.set_num_threads(threads)  # the workers have said 1 for themselves and for what comes later
-    return pool
 
 
 def _cast(scene: Scene, eyes: Eyes, view: View, out: tuple[Tensor, ...]) -> None:
