@@ -41,6 +41,9 @@ class EncoderConfig:
     """Tell the policy when an episode opens: what separates episodes inside a trial."""
     layers: int = 1
     """Layers, each linear and a ReLU, between the observation and the memory."""
+    hidden: int = 0
+    """Width of these layers but the last; 0: that of the memory. To look up one part of an observation by another, as
+    the cell of a cube by its colour, takes a width of several times the numbers that are looked up."""
     channels: int = 16
     """Channels of the first convolution over a grid or an image; later ones have two and four times as many."""
 
@@ -49,6 +52,10 @@ class EncoderConfig:
         for field in ("layers", "channels"):
             if getattr(self, field) < 1:
                 raise ValueError(f"encoder: {field} is {getattr(self, field)}; it must be at least 1")
+        if self.hidden < 0:
+            raise ValueError(f"encoder: hidden is {self.hidden}; it must be at least 0")
+        if self.hidden and self.layers < 2:
+            raise ValueError(f"encoder: hidden is {self.hidden} and layers is {self.layers}; make layers at least 2")
 
 
 class Encoder(nn.Module):
@@ -93,7 +100,7 @@ class Encoder(nn.Module):
                     "grids or images (height, width, channels)"
                 )
         joined = vector + width * len(self.images)
-        sizes = [joined, *[width] * config.layers]
+        sizes = [joined, *[config.hidden or width] * (config.layers - 1), width]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
         for layer in self.layers:
             nn.init.orthogonal_(layer.weight, math.sqrt(2))  # type: ignore[arg-type]

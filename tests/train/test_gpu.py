@@ -221,7 +221,7 @@ def test_episodes_are_metered_on_the_device(env):
 
 def test_what_cannot_be_recorded_says_so_and_runs():
     training = Training(small(kernels=("rnn=loop",)))  # it looks at which rows start
-    with pytest.warns(RuntimeWarning, match=r"learning cannot be recorded .* kernels\.rnn\.loop, line \d+, waits"):
+    with pytest.warns(RuntimeWarning, match=r"learning cannot be recorded .*kernels\.rnn\.loop, line \d+, waits"):
         update(training)
     assert training.graphs._learning is None
     update(training)  # and says it once
