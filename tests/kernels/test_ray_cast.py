@@ -283,5 +283,5 @@ def test_bad_input_is_refused() -> None:
         with pytest.raises(ValueError, match=words):
             ray_cast(scene, zero.long(), torch.zeros(2, 3), zero, zero, view)
     scene, zero, eye = pack([box], TABLE, DEVICE), zero.to(DEVICE), torch.zeros(2, 3, device=DEVICE)
-    with pytest.raises(ValueError, match="cannot run here: it computes in float32; what can: .*reference"):
+    with pytest.raises(ValueError, match=r"cannot run here: it computes in float32; what can: .*reference"):
         ray_cast(scene, zero.long(), eye.double(), zero, zero, ONE, "triton")
