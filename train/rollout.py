@@ -48,7 +48,7 @@ class Window(NamedTuple):
 def start(env: Env, policy: Policy, *, recall: bool = False) -> Acting:
     """Reset the environments and empty the memory; with `recall`, acting keeps what the task hides."""
     env_state, step = env.reset()
-    inputs = _inputs(step, policy.head.blank(env.batch).to(env.device))
+    inputs = policy.look(_inputs(step, policy.head.blank(env.batch).to(env.device)))
     hidden = begin(env.hidden(env_state, step), step.trial_start) if recall else ()
     return _plain(Acting(env_state, inputs, policy.initial_memory(env.batch), hidden))
 
@@ -80,7 +80,7 @@ def act_once(
     env_state, step = env.move(acting.env_state, action)
     log_prob = policy.head.log_prob(output.action, action)
     hidden = acting.hidden and follow(acting.hidden, env.hidden(env_state, step), step.trial_start)
-    following = Acting(env_state, _inputs(step, action), memory, hidden)
+    following = Acting(env_state, policy.look(_inputs(step, action)), memory, hidden)
     return Moment(inputs, action, log_prob, output.value, step, following, acting.hidden)
 
 
@@ -191,7 +191,7 @@ class _Looked:
         if not self.waiting:
             return
         inputs, memory = map_state(lambda *some: torch.cat(some), *(moment for _, _, moment in self.waiting))
-        value_N = self.policy.step(inputs, memory)[0].value
+        value_N = self.policy.step(self.policy.look(inputs), memory)[0].value
         found = value_N.split([len(index) for _, index, _ in self.waiting])  # type: ignore[no-untyped-call]
         for (t, index, _), value in zip(self.waiting, found, strict=True):
             cut_off_B, last_B = self.last_T[t]
@@ -246,7 +246,8 @@ class _Clock:
 
     def evaluate(self) -> None:
         if self.held is not None:  # rows that were not cut off hold anything; their values are not read
-            value_B = self.policy.advance(*self.held)[0].value
+            inputs, memory = self.held
+            value_B = self.policy.advance(self.policy.look(inputs), memory)[0].value
             self.last_T += [(cut_B, value_B) for cut_B in self.cut_T]
             self.held, self.cut_T = None, []
 
@@ -287,6 +288,6 @@ def _inputs(step: Step, action: Tensor) -> Inputs:
 
 
 def _final_inputs(step: Step, action: Tensor) -> Inputs:
-    """Return what the policy would be told next, had no new episode begun."""
+    """Return what the policy would be told next, had no new episode begun; few of these are ever looked at."""
     false_B = torch.zeros_like(step.trial_start)
     return Inputs(step.final_obs, action, step.reward, false_B, false_B)
