@@ -44,16 +44,15 @@ class ImageNet(nn.Module):
     """Images side by side in their channels, in -1..1 by the bounds of their spaces, then a net.
 
     Bytes become numbers here, one minibatch at a time and in the precision of the net: nothing before this holds more
-    than a byte of a byte. Since an observation has its channels last, so has what the net is given, without a copy;
-    the normalisation of a ResNet is one for channels first on a GPU.
+    than a byte of a byte. Since an observation has its channels last, so has what the net is given, without a copy, and
+    convolutions go on so; the normalisation of a ResNet is one for channels first on a GPU. Weights lie as ever, since
+    those of a checkpoint do, and the optimiser's numbers beside them.
     """
 
     def __init__(self, boxes: Sequence[spaces.Box], net: nn.Sequential, *, channels_last: bool) -> None:
         super().__init__()
         self.net, self.channels_last = net, channels_last
         self.ranges = [_range(box) for box in boxes]
-        if channels_last:
-            self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: Sequence[Tensor]) -> Tensor:
         """Return (N, D) of images (N, H, W, K)."""

@@ -3,7 +3,7 @@
 import sys
 import types
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -173,11 +173,26 @@ def test_a_window_that_ends_early_has_the_images_of_its_steps():
 
 
 def config_of(**options):
-    ppo = PPOConfig(rows=4, window=6, minibatches=2, epochs=2, **options)
+    ppo = PPOConfig(schedule="constant", rows=4, window=6, minibatches=2, epochs=2, **options)
     memory, encoder = make_config("gru", width=8), EncoderConfig(backbone="eyes:open_eye", channels=2)
     return TrainConfig(
         env=CameraConfig(), memory=memory, encoder=encoder, ppo=ppo, steps=48, evaluation=EvalConfig(every=0)
     )
+
+
+@pytest.mark.parametrize("net", ["light", "resnet18"])
+def test_a_resumed_run_ends_with_the_same_bits(tmp_path, toys, net):
+    """Weights of convolutions, and what the optimiser keeps of them, lie in memory as a checkpoint lays them."""
+    config = replace(config_of(), encoder=EncoderConfig(net=net, channels=4))
+    for steps, name in ((48, "whole"), (24, "parted")):
+        train(
+            replace(config, steps=steps),
+            RunFolder.create(tmp_path / name, config),
+            toys.constant_evaluation,
+            quiet=True,
+        )
+    train(config, RunFolder(tmp_path / "parted"), toys.constant_evaluation, resume=True, quiet=True)
+    assert toys.checkpoint_bits(tmp_path / "parted") == toys.checkpoint_bits(tmp_path / "whole")
 
 
 def test_a_run_is_resumed_with_its_backbone_and_refused_with_another(tmp_path, toys, eyes, monkeypatch):
