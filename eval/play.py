@@ -81,7 +81,7 @@ def watch(
         while episode < episodes and (max_steps is None or steps < max_steps):
             picture, reward = env.draw(state, 0), float(step.reward) if moment else 0.0
             inputs = Inputs(step.obs, action, step.reward, step.episode_start, step.trial_start)
-            output, memory = policy.step(inputs, memory)
+            output, memory = policy.step(policy.look(inputs), memory)
             action = policy.head.mode(output.action) if greedy else policy.head.sample(output.action, generator)
             frame = Frame(picture, episode, moment, reward, float(output.value), _words(action), memory_strip(memory))
             yield frame

@@ -132,7 +132,7 @@ def _by_policy(policy: Policy, env: Env, generator: torch.Generator, greedy: boo
     def act(step: Step) -> Tensor:
         nonlocal action_B, memory
         inputs = Inputs(step.obs, action_B, step.reward, step.episode_start, step.trial_start)
-        output, memory = policy.step(inputs, memory)
+        output, memory = policy.step(policy.look(inputs), memory)
         action_B = policy.head.mode(output.action) if greedy else policy.head.sample(output.action, generator)
         return action_B
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..agents.checkpoint import CheckpointError, policy_contents, read, write
+from ..agents.checkpoint import CheckpointError, check_backbone, policy_contents, read, write
 from ..agents.policy import Policy
 from ..kernels import backend
 from ..memory.core import from_parts, parts
@@ -143,7 +143,7 @@ def begin_from(policy: Policy, path: Path) -> None:
         CheckpointError: it has no checkpoint, or one that cannot be read.
     """
     folder, _ = RunFolder.open(path)
-    _, weights = read(folder.last() / "policy", "policy")
+    data, weights = read(folder.last() / "policy", "policy")
     own = policy.state_dict()
     unlike = [name for name in own.keys() | weights.keys() if _in_words(own, name) != _in_words(weights, name)]
     if unlike:
@@ -152,6 +152,7 @@ def begin_from(policy: Policy, path: Path) -> None:
             f"the policy of {path} does not fit this run: {name} is {_in_words(weights, name)} there and "
             f"{_in_words(own, name)} here; keep the memory, its sizes, those of the encoder, and what the task shows"
         )
+    check_backbone(policy, data)
     policy.load_state_dict(weights)
 
 
@@ -247,8 +248,9 @@ class Training:
             CheckpointError: the checkpoint cannot be used; the message says why.
         """
         data, tensors = read(checkpoint / "training_state", "training state")
-        _, weights = read(checkpoint / "policy", "policy")
+        learned, weights = read(checkpoint / "policy", "policy")
         try:
+            check_backbone(self.policy, learned)
             self.policy.load_state_dict(weights)
             if self.recall is not None:
                 self.recall.load_state_dict({name: tensors[f"recall.{name}"] for name in self.recall.state_dict()})

@@ -54,6 +54,8 @@ OTHER = {
         "episode_flag": False,
         "layers": 3,
         "channels": 5,
+        "net": "resnet18",
+        "backbone": "eyes:open",
     },
     PPOConfig: {
         "clip": 0.1,
