@@ -5,7 +5,7 @@ Shapes: T time, B rows, R some of them, A numbers that describe an action distri
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -45,11 +45,11 @@ class Window(NamedTuple):
     hidden: State = ()  # by name, a `Thing` (T, B, ...), where that is asked
 
 
-def start(env: Env, policy: Policy, *, recall: bool = False) -> Acting:
-    """Reset the environments and empty the memory; with `recall`, acting keeps what the task hides."""
+def start(env: Env, policy: Policy, *, recall: Collection[str] = ()) -> Acting:
+    """Reset the environments and empty the memory; of what the task hides, acting keeps what `recall` names."""
     env_state, step = env.reset()
     inputs = policy.look(_inputs(step, policy.head.blank(env.batch).to(env.device)))
-    hidden = begin(env.hidden(env_state, step), step.trial_start) if recall else ()
+    hidden = begin(env.hidden(env_state, step), recall, step.trial_start) if recall else ()
     return _plain(Acting(env_state, inputs, policy.initial_memory(env.batch), hidden))
 
 

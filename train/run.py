@@ -190,7 +190,8 @@ class Training:
         self.policy.check_episodes(self.env.longest_episode)
         self.policy.eval()  # a core that is noisy while it learns is so in the pass that learns alone
         ppo = config.ppo
-        self.recall = Recall(self.policy.out.in_features, asked(self.env)).to(device) if ppo.recall_weight else None
+        recall = asked(self.env, ppo.recall) if ppo.recall_weight else {}
+        self.recall = Recall(self.policy.out.in_features, recall).to(device) if recall else None
         parameters = self.parameters
         options: dict[str, Any] = {"lr": ppo.learning_rate, "eps": ppo.adam_epsilon, "fused": True}
         self.optimizer = (
@@ -199,7 +200,7 @@ class Training:
             else torch.optim.Adam(parameters, **options)
         )
         self.ranks.begin_equal(parameters)
-        self.acting: Acting = start(self.env, self.policy, recall=bool(ppo.recall_weight))
+        self.acting: Acting = start(self.env, self.policy, recall=recall)
         self.history: Window | None = None  # what learning goes through again before the next window
         self.sampling = self.ranks.generator(device).manual_seed(config.seed)
         self.shuffling = self.ranks.generator("cpu").manual_seed(config.seed + 1)
@@ -280,7 +281,8 @@ class Training:
                 # Other episodes than those that the run began with.
                 seed = self.config.seed + 1_000_003 * self.updates
                 self.env = self.config.env.build_part(self.rows, seed, self.env.device)
-                self.acting, self.history = start(self.env, self.policy, recall=self.recall is not None), None
+                recall = () if self.recall is None else self.recall.sizes
+                self.acting, self.history = start(self.env, self.policy, recall=recall), None
         except (KeyError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"{checkpoint} does not fit the configuration of its run: {reason}") from None
