@@ -168,7 +168,7 @@ def test_depth_is_the_share_of_what_can_be_seen(monkeypatch: pytest.MonkeyPatch)
     _, step = act(env, act(env, state, LEFT)[0], RIGHT)
     depth_IJ = step.obs["depth"][0, :, :, 0]
     assert depth_IJ[16, 16].item() == pytest.approx(0.155, abs=1e-5)
-    assert depth_IJ[:10, 8:].max() == 0  # to the right of the wall and above the cube nothing is in reach
+    assert depth_IJ[:10, 12:].max() == 0  # to the right of the wall and above the cube nothing is in reach
     assert step.obs["rgb"].shape == (1, 32, 32, 3)
 
 
