@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SIDE = 320
 """Pixels along a side of each of the two pictures."""
-GOAL_COLOUR, WAY_COLOUR, START_COLOUR = (225, 30, 60), (40, 90, 230), (250, 250, 250)
+GOAL_COLOUR, WAY_COLOUR, START_COLOUR = (235, 0, 200), (40, 90, 230), (250, 250, 250)
 BLOCK = 0.4
 """Side of a cell of the map that a terminal shows, metres."""
 ARROWS = "↑↖←↙↓↘→↗"  # by eighths of a turn to the left
