@@ -175,6 +175,8 @@ class EnvConfig(ABC):
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    draws: ClassVar[bool] = False
+    """What the agent sees is drawn: a step costs a thousand times what it costs elsewhere."""
 
     @property
     def label(self) -> str:

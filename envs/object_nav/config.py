@@ -30,6 +30,7 @@ class ObjectNavConfig(EnvConfig):
 
     name: ClassVar[str] = "object-nav"
     summary: ClassVar[str] = "find one thing after another in the same house, by what is seen"
+    draws: ClassVar[bool] = True
 
     preset: Literal["small", "relic", "memo"] = "small"
     """small: small pictures, large things, short trials; relic and memo: the numbers of the two papers."""
