@@ -127,6 +127,17 @@ class Simulator(ABC):
         reach; `semantic` (B, I, J) int32, the id of an instance of the house or 0.
         """
 
+    def render_some(self, agents: Agents, which_B: Tensor) -> dict[str, Tensor]:
+        """Return what some agents see, as `render`; what stands in the rows of the others does not count.
+
+        Here: what they see. A simulator that can leave pictures out has less to do.
+
+        Args:
+            agents: where all are.
+            which_B: (B,) bool.
+        """
+        return self.render(agents)
+
     @abstractmethod
     def geodesic(self, agents: Agents, field_FC: Tensor, which_B: Tensor) -> Tensor:
         """Return the length of the way to the nearest goal, (B,) float32, metres; infinite where there is none.

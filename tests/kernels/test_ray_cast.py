@@ -129,6 +129,17 @@ def test_an_eye_inside_a_solid_sees_it_from_within(backend: str) -> None:
     assert seen.semantic_BIJ.flatten().tolist() == [1, 1, 1]
 
 
+def test_in_a_house_of_nothing_nothing_is_seen(backend: str) -> None:
+    scene = pack([house((BOX, 0, 0, -2, 9, 9, 0.5, 0))], TABLE, DEVICE)
+    with_nothing = scene._replace(first_H1=torch.cat([scene.first_H1[:1], scene.first_H1]))
+    eye, angle = torch.zeros(3, 3, device=DEVICE), torch.zeros(3, device=DEVICE)
+    seen = ray_cast(with_nothing, torch.tensor([0, 1, 0], device=DEVICE), eye, angle, angle, View(5, 7), backend)
+    assert seen.depth_BIJ[1].min().item() == pytest.approx(1.5)
+    for part in seen:
+        assert part[1].all()
+        assert not part[[0, 2]].any()
+
+
 def test_far_is_the_last_depth(backend: str) -> None:
     scene = pack([house((BOX, 0, 0, -3, 5, 5, 1, 0))], TABLE, DEVICE)
     assert look(scene, (0, 0, 0), 0, 0, View(5, 5, 60.0, 2.001), backend).semantic_BIJ.all()
