@@ -178,7 +178,7 @@ class ObjectNav(NativeEnv):
 
     def _spawn(self, house_B: Tensor, field_B: Tensor, stream: Stream) -> tuple[Agents, Tensor]:
         """Draw where agents begin; return how far it is to the goal too."""
-        low, high = self.options.min_start, self.options.max_start or math.inf
+        low, high = self.options.min_start or 0.0, self.options.max_start or math.inf
         if low == 0 and high == math.inf:
             agents = self.simulator.spawn(house_B, stream.uniform(2, 2))
             return agents, self.simulator.geodesic(agents, self.world.way_FC, field_B)
