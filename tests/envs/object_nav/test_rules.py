@@ -278,6 +278,17 @@ def test_starts_are_as_far_away_as_asked_for() -> None:
         assert inside.float().mean() > 0.9  # a small house may have no such place
 
 
+def test_in_the_small_preset_no_goal_is_in_view_where_an_episode_begins() -> None:
+    begun = []
+    for config in (SMALL, replace(SMALL, min_start=0.0)):
+        state, _ = replace(config, size=32).build(200, 0, DEVICE).reset()
+        begun.append(state.task)
+    assert not begun[0].in_view_B.any()
+    assert begun[0].shortest_B.min() >= 0.5
+    assert begun[1].in_view_B.any()
+    assert (begun[1].shortest_B == 0).any()
+
+
 def test_the_presets_are_those_of_the_papers() -> None:
     memo, relic = (ObjectNavConfig(preset=name).resolved() for name in ("memo", "relic"))
     assert (memo.slack, relic.slack) == (-0.003, -0.001)
@@ -285,6 +296,7 @@ def test_the_presets_are_those_of_the_papers() -> None:
         assert (paper.size, paper.hfov, paper.trial_steps, paper.episode_steps) == (256, 90, 4096, 500)
         assert (paper.success_radius, paper.least_pixels, paper.success_reward) == (2.0, 10, 2.0)
         assert paper.goal_kinds == tuple(range(20))
+        assert paper.min_start == 0
     assert ObjectNavConfig(preset="memo", size=64).resolved().size == 64
     assert ObjectNavConfig(goals="large", kinds=3).goal_kinds == (20, 21, 22)
 
