@@ -94,6 +94,10 @@ class ObjectNavConfig(EnvConfig):
     """How much of it must be seen: pixels of a picture of 256 x 256, the same share of other sizes, at least one."""
     success_reward: float = 2.0
     """Paid for a thing that is found."""
+    wrong_stop: Literal["ends", "stays"] = "ends"
+    """A stop that finds nothing ends the episode, or (stays, for a curriculum) is a step like another."""
+    wrong_reward: float = 0.0
+    """Added for a stop that finds nothing; at most 0."""
     progress_reward: float = 1.0
     """Paid for each metre that the way to the nearest place to see the goal from gets shorter."""
     slack: float | None = None
@@ -113,6 +117,8 @@ class ObjectNavConfig(EnvConfig):
         self.require_number("success_radius", 0.5, 10)
         self.require_number("success_reward")
         self.require_number("progress_reward", low=0)
+        self.require_number("wrong_reward", high=0)
+        self.require_choice("wrong_stop", ("ends", "stays"))
         self.require_number("max_start", low=0)
         self.require_choice("split", ("train", "validation", "test"))
         self.require_choice("sensors", ("rgb", "depth", "rgb,depth"))
