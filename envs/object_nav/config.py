@@ -94,12 +94,17 @@ class ObjectNavConfig(EnvConfig):
     """How much of it must be seen: pixels of a picture of 256 x 256, the same share of other sizes, at least one."""
     success_reward: float = 2.0
     """Paid for a thing that is found."""
+    wrong_stop: Literal["ends", "stays"] = "ends"
+    """A stop that finds nothing ends the episode, or (stays, for a curriculum) is a step like another."""
+    wrong_reward: float = 0.0
+    """Added for a stop that finds nothing; at most 0."""
     progress_reward: float = 1.0
     """Paid for each metre that the way to the nearest place to see the goal from gets shorter."""
     slack: float | None = None
     """Added in every step; at most 0. relic -0.001, small and memo -0.003."""
-    min_start: float = 0.0
-    """The shortest way that an episode begins with, metres, where the house has such places."""
+    min_start: float | None = None
+    """The shortest way that an episode begins with, metres, where the house has such places. small 0.5, so that nothing
+    is found where an episode begins; relic and memo 0."""
     max_start: float = 0.0
     """The longest, for a curriculum; 0: no limit."""
 
@@ -112,15 +117,11 @@ class ObjectNavConfig(EnvConfig):
         self.require_number("success_radius", 0.5, 10)
         self.require_number("success_reward")
         self.require_number("progress_reward", low=0)
-        self.require_number("min_start", low=0)
+        self.require_number("wrong_reward", high=0)
+        self.require_choice("wrong_stop", ("ends", "stays"))
         self.require_number("max_start", low=0)
         self.require_choice("split", ("train", "validation", "test"))
         self.require_choice("sensors", ("rgb", "depth", "rgb,depth"))
-        if 0 < self.max_start <= self.min_start:
-            self.refuse(
-                f"min_start is {self.min_start:g} and max_start is {self.max_start:g}; "
-                "make max_start larger, or 0 for no limit"
-            )
         if any(getattr(self, name) is None for name in PRESETS[self.preset]):
             self.resolved()  # checks the rest
             return
@@ -128,6 +129,12 @@ class ObjectNavConfig(EnvConfig):
         self.require_whole("trial_steps", 1)
         self.require_number("slack", high=0)
         self.require_choice("goals", ("all", "ycb", "large"))
+        self.require_number("min_start", low=0)
+        if 0 < self.max_start <= (self.min_start or 0.0):
+            self.refuse(
+                f"min_start is {self.min_start:g} and max_start is {self.max_start:g}; "
+                "make max_start larger, or 0 for no limit"
+            )
         if (self.trial_steps or 0) < self.episode_steps:
             self.refuse(
                 f"trial_steps is {self.trial_steps} and episode_steps is {self.episode_steps}; "

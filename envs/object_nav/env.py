@@ -121,14 +121,13 @@ class ObjectNav(NativeEnv):
         stopped_B = action_B == STOP
         success_B = stopped_B & task.in_view_B
         reward_B = (task.distance_B - distance_B) * options.progress_reward + (options.slack or 0.0)
-        reward_B = reward_B + success_B * options.success_reward
+        reward_B = reward_B + success_B * options.success_reward + (stopped_B & ~success_B) * options.wrong_reward
+        over_B = stopped_B if options.wrong_stop == "ends" else success_B
         longer_B = torch.maximum(task.shortest_B, walked_B)
         # Who finds it where it begins has made the shortest way of all.
         spl_B = success_B * torch.where(longer_B > 0, task.shortest_B / longer_B.clamp(min=1e-6), 1.0)
         info = {"success": success_B, "spl": spl_B, "distance_to_goal": distance_B}
-        return task._replace(agents=agents, distance_B=distance_B, walked_B=walked_B), Outcome(
-            reward_B, stopped_B, info
-        )
+        return task._replace(agents=agents, distance_B=distance_B, walked_B=walked_B), Outcome(reward_B, over_B, info)
 
     def look(self, task: Search, episode_step_B: Tensor) -> tuple[Search, Obs]:
         """Draw what the agent sees, and note whether the goal is in view."""
@@ -178,7 +177,7 @@ class ObjectNav(NativeEnv):
 
     def _spawn(self, house_B: Tensor, field_B: Tensor, stream: Stream) -> tuple[Agents, Tensor]:
         """Draw where agents begin; return how far it is to the goal too."""
-        low, high = self.options.min_start, self.options.max_start or math.inf
+        low, high = self.options.min_start or 0.0, self.options.max_start or math.inf
         if low == 0 and high == math.inf:
             agents = self.simulator.spawn(house_B, stream.uniform(2, 2))
             return agents, self.simulator.geodesic(agents, self.world.way_FC, field_B)

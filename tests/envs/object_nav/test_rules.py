@@ -97,6 +97,17 @@ def test_a_goal_is_found_by_a_stop_that_is_near_and_sees_it(
         assert not bool(step.info["success"])
 
 
+def test_a_stop_that_finds_nothing_can_cost_and_need_not_end_the_episode(monkeypatch: pytest.MonkeyPatch) -> None:
+    for wrong_stop in ("ends", "stays"):
+        env = built(monkeypatch, ObjectNavConfig(size=32, wrong_stop=wrong_stop, wrong_reward=-0.5))
+        state, step = act(env, put(env, env.reset()[0], 5.0, 3.9, 90), STOP)
+        assert step.reward.item() == pytest.approx(-0.503)
+        assert bool(step.terminated) == (wrong_stop == "ends")
+        _, step = act(env, put(env, state, 5.0, 3.9, 0), STOP)
+        assert step.reward.item() == pytest.approx(2 - 0.003)
+        assert bool(step.terminated)
+
+
 def test_the_goal_must_be_seen_from_where_stop_is_called(hall: ObjectNav) -> None:
     state = put(hall, hall.reset()[0], 5.0, 3.9, 60)
     state, _ = act(hall, state, LEFT)  # now it is out of the picture
@@ -278,6 +289,17 @@ def test_starts_are_as_far_away_as_asked_for() -> None:
         assert inside.float().mean() > 0.9  # a small house may have no such place
 
 
+def test_in_the_small_preset_no_goal_is_in_view_where_an_episode_begins() -> None:
+    begun = []
+    for config in (SMALL, replace(SMALL, min_start=0.0)):
+        state, _ = replace(config, size=32).build(200, 0, DEVICE).reset()
+        begun.append(state.task)
+    assert not begun[0].in_view_B.any()
+    assert begun[0].shortest_B.min() >= 0.5
+    assert begun[1].in_view_B.any()
+    assert (begun[1].shortest_B == 0).any()
+
+
 def test_the_presets_are_those_of_the_papers() -> None:
     memo, relic = (ObjectNavConfig(preset=name).resolved() for name in ("memo", "relic"))
     assert (memo.slack, relic.slack) == (-0.003, -0.001)
@@ -285,6 +307,7 @@ def test_the_presets_are_those_of_the_papers() -> None:
         assert (paper.size, paper.hfov, paper.trial_steps, paper.episode_steps) == (256, 90, 4096, 500)
         assert (paper.success_radius, paper.least_pixels, paper.success_reward) == (2.0, 10, 2.0)
         assert paper.goal_kinds == tuple(range(20))
+        assert paper.min_start == 0
     assert ObjectNavConfig(preset="memo", size=64).resolved().size == 64
     assert ObjectNavConfig(goals="large", kinds=3).goal_kinds == (20, 21, 22)
 
@@ -299,6 +322,8 @@ def test_the_presets_are_those_of_the_papers() -> None:
         ({"goals": "small"}, "goals is 'small'; choose one of"),
         ({"size": 0}, "size is 0"),
         ({"slack": 0.1}, "slack is 0.1"),
+        ({"wrong_reward": 1.0}, "wrong_reward is 1"),
+        ({"wrong_stop": "goes"}, "wrong_stop is 'goes'; choose one of ends, stays"),
         ({"hfov": 180}, "view: hfov is 180"),
         ({"turn": 0}, "motion: turn is 0"),
         ({"max_rooms": 9}, "houses: rooms are 3 to 9"),
