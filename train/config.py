@@ -249,7 +249,7 @@ class TrainConfig:
         try:
             parts = dict(found)
             ppo = dict(parts.pop("ppo"))
-            ppo["recall"] = tuple(ppo["recall"])
+            ppo["recall"] = tuple(ppo.get("recall", ()))  # runs of version 0.1 may have none
             return cls(
                 env=env_from_dict(parts.pop("env")),
                 memory=memory_from_dict(parts.pop("memory")),
