@@ -49,6 +49,8 @@ class EncoderConfig:
     channels: int = 16
     """Channels of the first convolution over a grid; later ones have two and four times as many. Over an image twice as
     many are the first, and four (light) or sixteen (resnet18) times as many the most."""
+    whole_grid: bool = False
+    """Convolve a grid without strides, so that all its cells come to the linear layer after it."""
     net: Net = "light"
     """What looks at images, 32 x 32 pixels or more: a light net, or a ResNet-18 (of half the usual width with 16
     channels) with GroupNorm. Smaller grids have a net of their own."""
@@ -116,7 +118,7 @@ class Encoder(nn.Module):
                     self.images.append(image_net(config.net, [images[n] for n in alike], config.channels, width))
             elif len(space.shape) == 3:
                 self.image_names.append((name,))
-                self.images.append(grid_net(space, config.channels, width))
+                self.images.append(grid_net(space, config.channels, width, whole=config.whole_grid))
             elif len(space.shape) == 1:
                 self.vector_names.append(name)
                 vector += space.shape[0]

@@ -156,14 +156,19 @@ class _Scale(nn.Module):
         return (grid if self.high == 1 else grid / self.high).movedim(-1, -3)
 
 
-def grid_net(space: spaces.Box, channels: int, width: int) -> nn.Sequential:
+def grid_net(space: spaces.Box, channels: int, width: int, *, whole: bool = False) -> nn.Sequential:
     """Return a small net from a grid (N, H, W, K) to (N, D).
 
-    3x3 convolutions: with stride 2 while a side is longer than 8 cells, then two with stride 1.
+    3x3 convolutions: with stride 2 while a side is longer than 8 cells, then two with stride 1. With `whole` two that
+    keep all cells, for grids where it matters which cell a thing is in.
     """
     height, breadth, planes = space.shape
     layers: list[nn.Module] = [_Scale(space)]
     out = channels
+    if whole:
+        for inputs in (planes, out):
+            layers += [nn.Conv2d(inputs, out, 3, padding=1), nn.ReLU()]
+        return _begun(layers, out * height * breadth, width)
     while max(height, breadth) > 8:
         layers += [nn.Conv2d(planes, out, 3, stride=2, padding=1), nn.ReLU()]
         height, breadth, planes, out = (height + 1) // 2, (breadth + 1) // 2, out, min(2 * out, 4 * channels)
@@ -172,7 +177,12 @@ def grid_net(space: spaces.Box, channels: int, width: int) -> nn.Sequential:
             break
         layers += [nn.Conv2d(planes, out, 3), nn.ReLU()]
         height, breadth, planes, out = height - 2, breadth - 2, out, min(2 * out, 4 * channels)
-    net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(planes * height * breadth, width), nn.ReLU())
+    return _begun(layers, planes * height * breadth, width)
+
+
+def _begun(layers: list[nn.Module], numbers: int, width: int) -> nn.Sequential:
+    """Return the net of a grid with its last layers and first weights."""
+    net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(numbers, width), nn.ReLU())
     for layer in net:
         if isinstance(layer, nn.Conv2d | nn.Linear):
             # Torch's default shrinks what is seen with every layer, until the one-hot vectors beside it drown it.

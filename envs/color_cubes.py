@@ -32,13 +32,14 @@ from gymnasium import spaces
 from torch import Tensor
 
 from .color_cubes_figures import Tally
+from .color_cubes_grid import GridPlayer, as_grid, planes
 from .color_cubes_oracle import ColorCubesMemoryless, ColorCubesOracle
 from .color_cubes_presets import PRESETS
 from .grid import AGENT_COLOUR, STAY, Grid
 from .native import NativeEnv, Outcome
 from .picture import Cell, Picture
 from .random import Stream, below, unit
-from .step import EnvConfig, Hidden, Step
+from .step import EnvConfig, Hidden, Oracle, Step
 
 COLOURS = ("red", "green", "blue", "orange", "purple", "cyan", "pink", "brown")
 PAINT = (
@@ -81,6 +82,8 @@ class ColorCubesConfig(EnvConfig):
     """The first frame of a later phase shows all cubes. False: only the one just collected, in its new cell."""
     reveal: Literal["events", "always"] | None = None
     """Cubes are shown in the first frame of a phase and after jumps, or (observed) in every frame."""
+    view: Literal["vector", "grid"] = "vector"
+    """What a frame says comes as one vector, or as planes over the cells for convolutions (`color_cubes_grid`)."""
     encoding: Literal["unordered", "ordered"] | None = None
     """Cubes are shown as a map of full cells and colours, or (ordered) as a list whose order stays for the episode."""
     target_shown: Literal["assigned", "always"] | None = None
@@ -104,6 +107,7 @@ class ColorCubesConfig(EnvConfig):
     def __post_init__(self) -> None:
         """Refuse options that contradict each other."""
         self.require_choice("preset", tuple(PRESETS))
+        self.require_choice("view", ("vector", "grid"))
         self.require_whole("size", 2)
         self.require_whole("horizon", 0)
         self.require_number("step_reward", high=0)
@@ -151,6 +155,8 @@ class ColorCubesConfig(EnvConfig):
                 f"movers is 'many' and cubes is {cubes}: the target never jumps, so at most {cubes - 1} can; "
                 "make cubes at least 3, or movers 'one'"
             )
+        if self.view == "grid" and self.encoding == "ordered":
+            self.refuse("view is 'grid' and encoding is 'ordered': a list of cubes has no cells; set view to 'vector'")
         if self.reveal == "always" and not self.phase_reveal:
             self.refuse("reveal is 'always' and phase_reveal is off: the one shows what the other hides; choose one")
 
@@ -207,22 +213,28 @@ class ColorCubesConfig(EnvConfig):
         """Make `batch` grids."""
         return ColorCubes(self, batch, seed, device)
 
-    def oracle(self) -> ColorCubesOracle:
+    def oracle(self) -> Oracle:
         """Return a player that tracks the cubes and walks the shortest way."""
         full = self.resolved()
-        return ColorCubesOracle(
-            self.layout(),
-            size=self.size,
-            cubes=full.cubes or 0,
-            interact=self.interact,
-            step_reward=self.step_reward,
+        return self._seeing(
+            ColorCubesOracle(
+                self.layout(),
+                size=self.size,
+                cubes=full.cubes or 0,
+                interact=self.interact,
+                step_reward=self.step_reward,
+            )
         )
 
-    def memoryless(self) -> ColorCubesMemoryless | None:
+    def memoryless(self) -> Oracle | None:
         """Return a player that walks through all cells; None where it would have to see its cell, or to collect."""
         if self.interact or not self.own_position:
             return None
-        return ColorCubesMemoryless(self.layout(), size=self.size, cubes=self.resolved().cubes or 0)
+        return self._seeing(ColorCubesMemoryless(self.layout(), size=self.size, cubes=self.resolved().cubes or 0))
+
+    def _seeing(self, player: Oracle) -> Oracle:
+        """Return a player of vectors as one of what this task shows."""
+        return player if self.view == "vector" else GridPlayer(player, self.layout(), self.size)
 
 
 class Cubes(NamedTuple):
@@ -249,17 +261,22 @@ class ColorCubes(NativeEnv):
 
     def __init__(self, config: ColorCubesConfig, batch: int, seed: int, device: torch.device | str = "cpu") -> None:
         full = config.resolved()
-        layout = config.layout()
+        layout, size = config.layout(), config.size
+        length, depth = (max(part.stop for part in parts.values()) for parts in (layout, planes(layout, size * size)))
+        seen: dict[str, spaces.Space[Any]] = {
+            "vector": spaces.Box(0.0, 1.0, (length,), np.float32),
+            "grid": spaces.Box(0, 1, (size, size, depth), np.uint8),
+        }
         super().__init__(
             config,
             batch,
             seed,
             device,
             action_space=spaces.Discrete(4 + config.interact),
-            observation_space=spaces.Box(0.0, 1.0, (max(part.stop for part in layout.values()),), np.float32),
+            observation_space=seen[config.view],
             episode_steps=config.horizon or round(config.slack * config.longest_way),
         )
-        self.full, self.grid = full, Grid(config.size, self.device)
+        self.full, self.grid, self._layout = full, Grid(size, self.device), layout
         self.cubes, self.phases, self.teleport = full.cubes or 0, full.phases or 0, full.teleport or 0.0
         self.jumps = self.cubes > 1 and self.teleport > 0
         self._which_N = torch.arange(self.cubes, device=self.device)
@@ -353,7 +370,8 @@ class ColorCubes(NativeEnv):
             list_BNC = self._onto_CC[task.cell.gather(1, task.order)] * task.shown.gather(1, task.order)[:, :, None]
             cubes_seen = [list_BNC.flatten(1), self._onto_NN[task.order].flatten(1) * coloured_B]
         held = [self._onto_CC[task.cell.gather(1, task.target[:, None]).squeeze(1)]] if self.full.latch else []
-        return torch.cat([own_BC, *cubes_seen, target_BN, *held], 1)
+        vector = torch.cat([own_BC, *cubes_seen, target_BN, *held], 1)
+        return vector if self.full.view == "vector" else as_grid(vector, self._layout, self.full.size)
 
     def hidden(self, state: Any, step: Step) -> dict[str, Hidden]:
         """Return the cell of the target and of the cube of each colour; a frame that shows cells tells them.

@@ -136,6 +136,22 @@ def test_a_resnet_has_the_form_of_habitat_baselines():
     assert not [part for part in made.modules() if isinstance(part, torch.nn.BatchNorm2d)]
 
 
+def test_a_whole_grid_keeps_all_its_cells():
+    """One cell that changes moves the numbers of the cells around it, and no others."""
+    torch.manual_seed(0)
+    net = Encoder(EncoderConfig(whole_grid=True, channels=4), box(10, 10, 3), ACTIONS, 8).images[0]
+    before = torch.zeros(1, 10, 10, 3)
+    after = before.clone()
+    after[0, 6, 5] = 255
+    for layer in net[:5]:  # as bytes to numbers, and two convolutions
+        before, after = layer(before), layer(after)
+    assert before.shape == (1, 4, 10, 10)
+    moved = (before != after).any(1)[0].nonzero()
+    assert moved.amin(0).tolist() == [4, 3]
+    assert moved.amax(0).tolist() == [8, 7]
+    assert net(torch.rand(2, 10, 10, 3)).shape == (2, 8)
+
+
 def test_grids_have_the_net_of_the_published_results():
     """Parameters under the same names and of the same shapes, and the same function of them."""
     torch.manual_seed(0)

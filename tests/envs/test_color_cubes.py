@@ -7,6 +7,7 @@ import torch
 from mnemic.envs import make_config
 from mnemic.envs.color_cubes import ColorCubesConfig
 from mnemic.envs.color_cubes_figures import Tally
+from mnemic.envs.color_cubes_grid import as_vector
 from mnemic.envs.color_cubes_presets import LADDER
 from mnemic.envs.oracle import play_trials
 from mnemic.envs.picture import to_text
@@ -200,6 +201,29 @@ def test_the_latch_tells_the_target_s_cell() -> None:
         assert step.obs.shape == (50, 25 + 75 + 25 + 3 + 25)
 
 
+@pytest.mark.parametrize("preset", ["medium", "extreme", "latched"])
+def test_a_grid_says_what_the_vector_says(preset: str) -> None:
+    """In every frame of the same games, and to the oracle, which plays them alike."""
+    told = {}
+    for view in ("vector", "grid"):
+        config = ColorCubesConfig(preset=preset, size=4, teleport=0.3, view=view)
+        env, player, frames = config.build(16, 3), config.oracle(), []
+        state, step = env.reset()
+        for _ in range(40):
+            frames.append(step.obs)
+            action = player.act(step.obs, step.reward, step.episode_start, step.trial_start)
+            state, step = env.step(state, action)
+        told[view] = torch.stack(frames)
+    layout = config.layout()
+    grid, vector = told["grid"], told["vector"]
+    assert grid.dtype == torch.uint8
+    assert grid.shape[2:] == env.observation_space.shape == (4, 4, 1 + 3 + 1 + 3 + (preset == "latched"))
+    assert torch.equal(as_vector(grid.flatten(0, 1), layout, 4), vector.flatten(0, 1))
+    own = vector[..., layout["own"]].argmax(-1)
+    assert torch.equal(grid[..., 0].flatten(-2).argmax(-1), own)
+    assert torch.equal(grid[:, :, 1, 2, 5:8].float(), vector[..., layout["target"]])
+
+
 def test_cubes_that_jump_together_cost_a_player_of_extreme_some_steps_but_not_the_others() -> None:
     def steps_and_wrong(**options: object) -> tuple[float, float]:
         config = make_config("color-cubes", teleport=0.5, movers="many", interact=True, wrong_reward=-1.0, **options)
@@ -363,6 +387,8 @@ def test_presets_are_filled_in_and_given_options_win() -> None:
         ({"cubes": 2, "movers": "many"}, "movers is 'many' and cubes is 2: the target never jumps, so at most 1 can"),
         ({"preset": "many", "cubes": 2}, "movers is 'many' and cubes is 2"),
         ({"preset": "observed", "phase_reveal": False}, "reveal is 'always' and phase_reveal is off"),
+        ({"view": "map"}, "view is 'map'; choose one of vector, grid"),
+        ({"view": "grid", "preset": "ordered"}, "view is 'grid' and encoding is 'ordered': a list of cubes has no"),
         ({"slack": 0.9}, "slack is 0.9; it must lie in 1..inf"),
         ({"movers": "two"}, "movers is 'two'; choose one of one, many"),
         ({"reveal": "never"}, "choose one of events, always"),

@@ -39,6 +39,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ),
     ("color-cubes", {"preset": "observed", "size": 3, "encoding": "ordered", "teleport": 0.5}),
     ("color-cubes", {"preset": "latched", "size": 3, "teleport": 0.5}),
+    ("color-cubes", {"size": 3, "teleport": 0.5, "view": "grid"}),
     ("dark-key-to-door", {"size": 2, "episode_steps": 7, "trial_steps": 20}),
     ("dark-key-to-door", {"size": 3, "episode_steps": 5, "trial_steps": 5, "show_key": False, "show_time": False}),
     ("darkroom", {"size": 3, "episode_steps": 6, "episodes": 3, "goals": "train"}),

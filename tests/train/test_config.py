@@ -54,6 +54,7 @@ OTHER = {
         "episode_flag": False,
         "layers": 3,
         "hidden": 7,
+        "whole_grid": True,
         "channels": 5,
         "net": "resnet18",
         "backbone": "eyes:open",
