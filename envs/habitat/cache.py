@@ -29,6 +29,7 @@ def exported(houses: Sequence[House], config: HouseConfig, folder: str | Path | 
         shutil.rmtree(part, ignore_errors=True)
         try:
             export(houses, part, config)
+            _without_lights(part)
             part.rename(kept)
         except OSError:
             if not (kept / DATASET).exists():  # otherwise another process was first
@@ -36,6 +37,19 @@ def exported(houses: Sequence[House], config: HouseConfig, folder: str | Path | 
         finally:
             shutil.rmtree(part, ignore_errors=True)
     return kept / DATASET
+
+
+def _without_lights(folder: Path) -> None:
+    """Keep Habitat from preparing light from the surroundings, which our materials do not take.
+
+    It does so for every scene with textures that is opened, which takes nine seconds where there is no GPU, unless the
+    lookup table and the surroundings cannot be found: these it looks up in this file, under the working directory.
+
+    Source: habitat-sim 0.3.3, src/esp/assets/ResourceManager.cpp, getOrBuildPBRIBLHelper.
+    """
+    path = folder / "data" / "default.pbr_config.json"
+    path.parent.mkdir()
+    path.write_text('{"enable_ibl": false, "ibl_blut_filename": "none", "ibl_envmap_filename": "none"}\n')
 
 
 def _digest(houses: Sequence[House], config: HouseConfig) -> str:

@@ -186,6 +186,7 @@ class Pool:
         """
         self.workers: list[Worker] = []
         self.restarts = 0
+        self._closed = False
         try:
             for setup in setups:
                 self.workers.append(Worker(python, setup, timeout))
@@ -208,8 +209,10 @@ class Pool:
 
         Raises:
             ValueError: a worker says that it cannot be done.
-            RuntimeError: workers die of a request again and again.
+            RuntimeError: workers die of a request again and again, or have been ended.
         """
+        if self._closed:
+            raise RuntimeError("habitat: its workers have been ended; open the simulator again")
         answers: dict[int, Any] = {}
         restarted: set[int] = set()
         waiting = dict(requests)
@@ -271,6 +274,7 @@ class Pool:
 
     def close(self) -> None:
         """End all workers."""
+        self._closed = True
         for each in self.workers:
             each.close()
 

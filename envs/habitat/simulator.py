@@ -100,7 +100,7 @@ class Habitat(Floors):
             raise ValueError(f"simulator: floors have cells of {cells} m; make all houses with the same `cell`")
         self._lay([house.navigable_IJ for house in houses], cells[0] if cells else 0.0, device)
         self._camera(view, motion, sensors)
-        dataset = exported(houses, config, folder)
+        dataset = exported(houses, config, folder).resolve()
         kept = dataset.parent / "navmeshes"
         kept.mkdir(exist_ok=True)
         self.scenes = tuple(scene_name(house.seed) for house in houses)
@@ -108,7 +108,7 @@ class Habitat(Floors):
             workers or Workers(),
             dataset,
             (config.agent_height, config.agent_radius),
-            {"navmesh": str(dataset.parent / NAVMESH), "kept": str(kept), "level": True},
+            {"navmesh": str(dataset.parent / NAVMESH), "kept": str(kept), "home": str(dataset.parent), "level": True},
         )
         self.origin_H3 = torch.zeros(len(houses), 3, device=self.device)
         self._near_HC = self._nearest()
@@ -147,7 +147,7 @@ class Habitat(Floors):
         Raises:
             ValueError: habitat-sim cannot be used, or the file or a scene is missing, and what to do.
         """
-        path = Path(dataset).expanduser()
+        path = Path(dataset).expanduser().resolve()
         if not path.is_file():
             raise ValueError(f"habitat: there is no {path}; name the dataset's *.scene_dataset_config.json")
         if not scenes:
@@ -155,7 +155,8 @@ class Habitat(Floors):
         self = cls.__new__(cls)
         self.device, self.scenes = torch.device(device), tuple(scenes)
         self._camera(view, motion, sensors)
-        self._start(workers or Workers(), path, (height, radius), {"navmesh": None, "kept": None, "level": False})
+        as_it_is = {"navmesh": None, "kept": None, "home": None, "level": False}
+        self._start(workers or Workers(), path, (height, radius), as_it_is)
         try:
             floors = [self._ask_one(number, {"do": "floor", "cell": cell}) for number in range(len(scenes))]
             free = [np.array([[sign == "1" for sign in row] for row in floor["free"]]) for floor in floors]
@@ -175,7 +176,7 @@ class Habitat(Floors):
 
     def _start(self, workers: Workers, dataset: Path, agent: tuple[float, float], more: dict[str, Any]) -> None:
         setup = more | {
-            "dataset": str(dataset.resolve()),
+            "dataset": str(dataset),
             "scenes": self.scenes,
             "gpu": workers.gpu,
             "sensors": self.sensors,

@@ -212,8 +212,8 @@ class Server:
     Args:
         setup: `dataset` (its configuration), `scenes` (their names), `gpu`, `sensors`, `size`, `hfov` (degrees) and
             `far` of the camera, `eye`, `height` and `radius` of agents, `navmesh` (a file of settings, or nothing: that
-            of the dataset), `kept` (a folder for navmeshes, or nothing), `open` (how many scenes stay open), `level`
-            (feet stay at the height where they are) and `rows`; metres.
+            of the dataset), `kept` (a folder for navmeshes, or nothing), `home` (a working directory, or nothing),
+            `open` (how many scenes stay open), `level` (feet stay at the height where they are) and `rows`; metres.
         file: a descriptor of the memory that is shared.
     """
 
@@ -222,6 +222,8 @@ class Server:
         import magnum
 
         self.setup, self.file, self._magnum = setup, file, magnum
+        if setup["home"]:
+            os.chdir(setup["home"])
         first = habitat_sim.SimulatorConfiguration()
         first.scene_dataset_config_file = setup["dataset"]
         first.gpu_device_id = setup["gpu"]

@@ -146,6 +146,8 @@ def test_what_always_kills_its_worker_is_given_up_on(sim: Habitat, orders: Path)
     with pytest.raises(RuntimeError, match=r"3 times at the same request: stand-in: told to die"):
         sim.render(agents_in([0, 1]))
     assert gone(pids + list(sim.processes))
+    with pytest.raises(RuntimeError, match="open the simulator again"):
+        sim.render(agents_in([0, 1]))
 
 
 def test_nothing_is_left_after_fifty_kills(sim: Habitat) -> None:
