@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mnemic.envs.habitat import Habitat, Workers
-from mnemic.envs.houses import House, generate, geodesic_field, split_seed
+from mnemic.envs.houses import House, HouseConfig, generate, geodesic_field, split_seed
 from mnemic.envs.random import Stream
 from mnemic.envs.simulator import Agents, Embedded, Pose
 from mnemic.kernels.ray_cast import View
@@ -54,6 +54,10 @@ def habitat(homes: list[House], tmp_path_factory: pytest.TempPathFactory) -> Hab
 
 @pytest.fixture(scope="module")
 def agents(embedded: Embedded) -> Agents:
+    return anywhere(embedded)
+
+
+def anywhere(embedded: Embedded) -> Agents:
     """Anywhere on the floors, with any yaw and any pitch that an agent can have."""
     stream = Stream.seeded(0, POSES, "cpu")
     agents = embedded.spawn(torch.arange(POSES) % HOUSES, stream.uniform(0, 2))
@@ -78,10 +82,27 @@ def test_pictures_agree(embedded: Embedded, habitat: Habitat, agents: Agents) ->
     share("semantic ids equal", ours["semantic"] == theirs["semantic"], 0.99)
     apart = (ours["rgb"].int() - theirs["rgb"].int()).abs().amax(-1)
     print(f"colours: mean difference {apart.float().mean():.2f} of 255")
-    share("colours within 16 of 255", apart <= 16, 0.9)
+    share("colours within 2 of 255", apart <= 2, 0.95)
 
 
 def test_distances_agree(homes: list[House], embedded: Embedded, habitat: Habitat, agents: Agents) -> None:
+    """On cells of 0.1 m some gaps of 0.2 to 0.3 m are open on the floor's grid and closed in the navmesh."""
+    distances_agree(homes, embedded, habitat, agents, 0.97)
+
+
+def test_distances_agree_on_fine_cells(tmp_path: Path) -> None:
+    config = HouseConfig(cell=0.05)
+    homes = [generate(split_seed("validation", index), config) for index in range(HOUSES)]
+    embedded = Embedded(homes, view=VIEW)
+    workers = Workers(python=PYTHON, gpu=GPU, count=2, open_scenes=10)
+    habitat = Habitat(homes, view=VIEW, config=config, workers=workers, sensors=("depth",), folder=tmp_path)
+    try:
+        distances_agree(homes, embedded, habitat, anywhere(embedded), 0.99)
+    finally:
+        habitat.close()
+
+
+def distances_agree(homes: list[House], embedded: Embedded, habitat: Habitat, agents: Agents, least: float) -> None:
     """From each agent to the middle of a cell of its house, by the fields and by Habitat's navmesh."""
     ours, theirs = [], []
     for house, home in enumerate(homes):
@@ -99,7 +120,7 @@ def test_distances_agree(homes: list[House], embedded: Embedded, habitat: Habita
     one, other = torch.from_numpy(np.concatenate(ours)), torch.from_numpy(np.concatenate(theirs))
     apart = (one - other).abs()
     print(f"ways: worst {apart.max():.3f} m")
-    share("ways within 5 % or 10 cm", apart <= torch.maximum(0.05 * other, torch.tensor(0.1)), 0.99)
+    share("ways within 5 % or 10 cm", apart <= torch.maximum(0.05 * other, torch.tensor(0.1)), least)
 
 
 def test_steps_agree(embedded: Embedded, habitat: Habitat, agents: Agents) -> None:

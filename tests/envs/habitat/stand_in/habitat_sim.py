@@ -105,13 +105,17 @@ class Simulator:
         orders = os.environ["STAND_IN_ORDERS"]
         for order in ("die", "hang", "always"):
             path = os.path.join(orders, order)
-            if os.path.exists(path):
-                if order != "always":
-                    os.unlink(path)
-                if order == "hang":
-                    time.sleep(600)
-                os.write(2, b"stand-in: told to die\n")
-                os.kill(os.getpid(), 11)
+            if not os.path.exists(path):
+                continue
+            if order != "always":
+                try:
+                    os.unlink(path)  # who removes it follows it
+                except FileNotFoundError:
+                    continue
+            if order == "hang":
+                time.sleep(600)
+            os.write(2, b"stand-in: told to die\n")
+            os.kill(os.getpid(), 11)
 
     def close(self):
         self.node = None
