@@ -63,7 +63,8 @@ class Worker:
         environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
         if self.python == sys.executable:
             environment = dict(os.environ)
-        quiet = {"MAGNUM_LOG": "quiet", "HABITAT_SIM_LOG": "quiet", "GLOG_minloglevel": "2"}
+        # Where Mesa draws, workers are the threads: its own would only wait for each other.
+        defaults = {"MAGNUM_LOG": "quiet", "HABITAT_SIM_LOG": "quiet", "GLOG_minloglevel": "2", "LP_NUM_THREADS": "0"}
         handed = (theirs.fileno(), self._file, lifeline)
         try:
             self._process = subprocess.Popen(
@@ -72,7 +73,7 @@ class Worker:
                 stdout=subprocess.DEVNULL,
                 stderr=self._log,
                 pass_fds=handed,
-                env=quiet | environment,
+                env=defaults | environment,
                 start_new_session=True,  # Ctrl-C is for this process, which ends its workers
             )
         except OSError as error:

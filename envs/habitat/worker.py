@@ -136,7 +136,7 @@ class Scene:
         path = self.sim.pathfinder
         if setup["navmesh"] is None and path.is_loaded:
             return
-        kept = os.path.join(setup["kept"], name + ".navmesh") if setup["kept"] else None
+        kept = os.path.join(setup["kept"], _stem(name) + ".navmesh") if setup["kept"] else None
         if kept and os.path.exists(kept) and path.load_nav_mesh(kept):
             return
         settings = habitat_sim.NavMeshSettings()
@@ -228,15 +228,7 @@ class Server:
         first.scene_dataset_config_file = setup["dataset"]
         first.gpu_device_id = setup["gpu"]
         self.shared = habitat_sim.metadata.MetadataMediator(first)
-        handles = self.shared.get_scene_handles()
-        known = {os.path.basename(handle).split(".scene_instance")[0]: handle for handle in handles}
-        missing = [name for name in setup["scenes"] if name not in known and name not in handles]
-        if missing:
-            some = ", ".join(sorted(known)[:5]) or "none"
-            raise RuntimeError(
-                f"{setup['dataset']} has no scene {missing[0]!r}; it has {len(known)}: {some}"
-                + (", .." if len(known) > 5 else "")
-            )
+        self.names = [self._known(name) for name in setup["scenes"]]
         self.scenes: OrderedDict[int, Scene] = OrderedDict()
         # The first simulator of a process owns what OpenGL needs, and all later ones share it: this one, of nothing,
         # stays, so that any scene can be closed.
@@ -247,6 +239,30 @@ class Server:
         agent.sensor_specifications = [camera]
         self._owner = habitat_sim.Simulator(habitat_sim.Configuration(first, [agent], self.shared))
         self.rows(setup["rows"])
+
+    def _known(self, name: str) -> str:
+        """Return what Habitat opens a scene by: a scene instance or, in datasets without these, a stage.
+
+        Without this check Habitat takes the next best name, or dies of a stage whose file is missing.
+        """
+        dataset, stages = self.setup["dataset"], self.shared.stage_template_manager
+        scenes = {_stem(handle): handle for handle in self.shared.get_scene_handles()}
+        if name in scenes:
+            if not os.path.isfile(scenes[name]):
+                return name
+            with open(scenes[name], encoding="utf-8") as file:
+                stage = json.load(file)["stage_instance"]["template_name"]
+            if not stages.get_template_handles(stage):
+                raise RuntimeError(
+                    f"scene {name!r} of {dataset} needs the stage {stage!r}, whose files are not all there"
+                )
+            return name
+        bare: dict[str, str] = {_stem(handle): handle for handle in stages.get_template_handles("")}
+        if name in bare:
+            return bare[name]
+        known = sorted(scenes or bare)
+        some = ", ".join(known[:5]) + (", .." if len(known) > 5 else "")
+        raise RuntimeError(f"{dataset} has no scene {name!r}; it has {len(known)}: {some or 'none'}")
 
     def rows(self, rows: int) -> None:
         """Make room for more rows."""
@@ -275,7 +291,7 @@ class Server:
                     break
                 if other not in wanted:
                     self.scenes.pop(other).sim.close()
-            self.scenes[number] = Scene(self.setup, self.setup["scenes"][number], self.shared)
+            self.scenes[number] = Scene(self.setup, self.names[number], self.shared)
         self.scenes.move_to_end(number)
         return self.scenes[number]
 
@@ -312,6 +328,15 @@ class Server:
         return self.scene(scene, {scene}).floor(cell)
 
 
+def _stem(handle: str) -> str:
+    """Return a handle without folders and endings."""
+    return os.path.basename(handle).split(".")[0]
+
+
+def _words(error: Exception) -> str:
+    return str(error) if isinstance(error, RuntimeError) else f"{type(error).__name__}: {error}"
+
+
 def main(control: int, file: int, lifeline: int) -> None:
     """Answer requests until the other process closes the socket."""
     end_with(lifeline)
@@ -325,7 +350,7 @@ def main(control: int, file: int, lifeline: int) -> None:
     try:
         server = Server(json.loads(setup), file)
     except Exception as error:
-        answer(error=f"{type(error).__name__}: {error}", missing=isinstance(error, ImportError))
+        answer(error=_words(error), missing=isinstance(error, ImportError))
         os._exit(1)
     import habitat_sim
 
@@ -335,7 +360,7 @@ def main(control: int, file: int, lifeline: int) -> None:
         try:
             answer(done=getattr(server, request.pop("do"))(**request))
         except Exception as error:
-            answer(error=f"{type(error).__name__}: {error}", missing=False)
+            answer(error=_words(error), missing=False)
     # What OpenGL still has goes with the process; taking it down in order has been seen to crash.
     os._exit(0)
 

@@ -13,6 +13,7 @@ import torch
 
 from mnemic.envs.habitat import Habitat, Workers
 from mnemic.envs.houses import House, HouseConfig, generate, geodesic_field, split_seed
+from mnemic.envs.houses.export import export
 from mnemic.envs.random import Stream
 from mnemic.envs.simulator import Agents, Embedded, Pose
 from mnemic.kernels.ray_cast import View
@@ -165,3 +166,13 @@ def test_any_scene_of_a_dataset_opens_by_its_name(homes: list[House], habitat: H
         assert (after.pose.position_B3 - spawned.pose.position_B3).norm(dim=1).max() < 0.3
     finally:
         sim.close()
+
+
+def test_a_scene_without_its_files_is_refused(homes: list[House], tmp_path: Path) -> None:
+    dataset = export(homes[:1], tmp_path)
+    (name,) = (path.name.split(".")[0] for path in (tmp_path / "scenes").iterdir())
+    (tmp_path / "stages" / f"{name}.glb").unlink()
+    with pytest.raises(ValueError, match=rf"scene '{name}' .* needs the stage 'stages/{name}'"):
+        Habitat.of_dataset(dataset, [name], workers=Workers(python=PYTHON, gpu=GPU, count=1))
+    with pytest.raises(ValueError, match="no OpenGL on GPU 99"):
+        Habitat.of_dataset(dataset, [name], workers=Workers(python=PYTHON, gpu=99, count=1))

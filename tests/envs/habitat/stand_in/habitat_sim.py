@@ -45,6 +45,10 @@ class MetadataMediator:
     def get_scene_handles(self):
         return self.handles
 
+    @property
+    def stage_template_manager(self):
+        return SimpleNamespace(get_template_handles=lambda name: [name] if name else [])
+
 
 metadata = SimpleNamespace(MetadataMediator=MetadataMediator)
 
