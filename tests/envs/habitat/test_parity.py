@@ -168,11 +168,11 @@ def test_any_scene_of_a_dataset_opens_by_its_name(homes: list[House], habitat: H
         sim.close()
 
 
-def test_a_scene_without_its_files_is_refused(homes: list[House], tmp_path: Path) -> None:
+def test_what_cannot_be_shown_is_refused(homes: list[House], tmp_path: Path) -> None:
     dataset = export(homes[:1], tmp_path)
     (name,) = (path.name.split(".")[0] for path in (tmp_path / "scenes").iterdir())
+    with pytest.raises(ValueError, match="no OpenGL on GPU 99"):
+        Habitat.of_dataset(dataset, [name], workers=Workers(python=PYTHON, gpu=99, count=1))
     (tmp_path / "stages" / f"{name}.glb").unlink()
     with pytest.raises(ValueError, match=rf"scene '{name}' .* needs the stage 'stages/{name}'"):
         Habitat.of_dataset(dataset, [name], workers=Workers(python=PYTHON, gpu=GPU, count=1))
-    with pytest.raises(ValueError, match="no OpenGL on GPU 99"):
-        Habitat.of_dataset(dataset, [name], workers=Workers(python=PYTHON, gpu=99, count=1))
