@@ -32,10 +32,12 @@ dev: $(VENV)/.dev  ## everything for working on mnemic, in .venv
 test: $(VENV)/.dev  ## the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q --numprocesses auto --dist worksteal
 
-check: $(VENV)/.dev  ## lint, format and types
+check: $(VENV)/.dev  ## lint (docker/ too), format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint --config docker/hadolint.yaml docker/*.Dockerfile
+	$(BIN)/yamllint --strict --config-file docker/yamllint.yaml docker
 
 bench: $(VENV)/.dev  ## kernels, environments and training, beside other projects
 	$(BIN)/mnemic bench kernels

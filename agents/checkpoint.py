@@ -21,6 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ..memory import config_from_dict, config_to_dict
+from .backbone import BackboneError
 from .encoder import EncoderConfig
 from .policy import Policy
 
@@ -116,7 +117,22 @@ def policy_contents(policy: Policy) -> tuple[str, dict[str, Any], dict[str, Tens
         "action_space": _space_to_dict(policy.action_space),
         "separate_critic": policy.separate_critic,
     }
+    if policy.backbone is not None:
+        data["backbone_sha256"] = policy.backbone.digest
     return "policy", data, dict(policy.state_dict())
+
+
+def check_backbone(policy: Policy, data: dict[str, Any]) -> None:
+    """Refuse a policy whose backbone is not the one that a checkpoint was written with, to the weights.
+
+    Raises:
+        BackboneError: it is another one, or there is one on one side alone.
+    """
+    here = None if policy.backbone is None else policy.backbone.digest
+    if here != data.get("backbone_sha256"):
+        then, now = (config or "none" for config in (data["encoder"].get("backbone"), policy.encoder_config.backbone))
+        differs = f"is {now} and was {then}" if then != now else f"{now} has other weights than"
+        raise BackboneError(f"encoder: the backbone {differs} when the policy learned; give it the same one")
 
 
 def load_policy(folder: Path, device: torch.device | str = "cpu") -> Policy:
@@ -135,6 +151,9 @@ def load_policy(folder: Path, device: torch.device | str = "cpu") -> Policy:
             separate_critic=data.get("separate_critic", False),  # checkpoints from before it have no such entry
         )
         policy.load_state_dict(tensors)
+        check_backbone(policy, data)
+    except BackboneError as error:
+        raise CheckpointError(f"{folder}: {error}") from None
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{folder} does not fit this version of {FORMAT}: {reason}") from None

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .vision import LEAST, ImageNet, Net, grid_net, image_net, is_image
 
 Obs = Tensor | dict[str, Tensor]
 
@@ -41,27 +43,48 @@ class EncoderConfig:
     """Tell the policy when an episode opens: what separates episodes inside a trial."""
     layers: int = 1
     """Layers, each linear and a ReLU, between the observation and the memory."""
+    hidden: int = 0
+    """Width of these layers but the last; 0: that of the memory. To look up one part of an observation by another, as
+    the cell of a cube by its colour, takes a width of several times the numbers that are looked up."""
     channels: int = 16
-    """Channels of the first convolution over a grid or an image; later ones have two and four times as many."""
+    """Channels of the first convolution over a grid; later ones have two and four times as many. Over an image twice as
+    many are the first, and four (light) or sixteen (resnet18) times as many the most."""
+    net: Net = "light"
+    """What looks at images, 32 x 32 pixels or more: a light net, or a ResNet-18 (of half the usual width with 16
+    channels) with GroupNorm. Smaller grids have a net of their own."""
+    backbone: str = ""
+    """A frozen net in the place of the encoder's own for RGB images, as module:function, without arguments and
+    annotated as returning a torch.nn.Module: bytes (N, H, W, 3) to features (N, F). Each image is looked at once, and
+    its features are stored in its place."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that no encoder can have."""
+        if self.net not in get_args(Net):
+            raise ValueError(f"encoder: net is {self.net!r}; choose one of {', '.join(get_args(Net))}")
         for field in ("layers", "channels"):
             if getattr(self, field) < 1:
                 raise ValueError(f"encoder: {field} is {getattr(self, field)}; it must be at least 1")
+        if self.hidden < 0:
+            raise ValueError(f"encoder: hidden is {self.hidden}; it must be at least 0")
+        if self.hidden and self.layers < 2:
+            raise ValueError(f"encoder: hidden is {self.hidden} and layers is {self.layers}; make layers at least 2")
 
 
 class Encoder(nn.Module):
     """Vectors side by side, grids and images through convolutions, then linear layers to D features.
+
+    Images of one height and width, as colour and depth are, lie in one another's channels and share a net; every grid
+    has its own. The first linear layer over a one-hot vector is an embedding of it, so goals and actions need no other.
 
     Args:
         config: what to tell the policy, and sizes.
         observation_space: a Box of one axis (a vector) or three (height, width, channels), or a Dict of such.
         action_space: Discrete (told as one-hot) or a Box of one axis (told as it is).
         width: D.
+        features: by name, how many numbers stand in the place of an image, which a backbone has looked at.
 
     Raises:
-        ValueError: a space of another kind.
+        ValueError: a space of another kind, or a net for images where there are none.
     """
 
     def __init__(
@@ -70,20 +93,30 @@ class Encoder(nn.Module):
         observation_space: spaces.Space[object],
         action_space: spaces.Space[object],
         width: int,
+        features: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
+        features = features or {}
         self.config = config
         self.actions = int(action_space.n) if isinstance(action_space, spaces.Discrete) else None
         vector = config.previous_reward + config.episode_flag
         vector += action_size(action_space) if config.previous_action else 0
         # By name, so that neither the order of a dictionary nor a checkpoint can swap two observations.
         self.vector_names: list[str] = []
-        self.image_names: list[str] = []
+        self.feature_names = sorted(features)
+        self.image_names: list[tuple[str, ...]] = []  # what each net sees
         self.images = nn.ModuleList()
-        for name, space in sorted(boxes(observation_space).items()):
-            if len(space.shape) == 3:
-                self.image_names.append(name)
-                self.images.append(_convolutions(space, config.channels, width))
+        found = {name: box for name, box in sorted(boxes(observation_space).items()) if name not in features}
+        images = {name: box for name, box in found.items() if is_image(box)}
+        for name, space in found.items():
+            if name in images:
+                alike = [other for other, box in images.items() if box.shape[:2] == space.shape[:2]]
+                if name == alike[0]:
+                    self.image_names.append(tuple(alike))
+                    self.images.append(image_net(config.net, [images[n] for n in alike], config.channels, width))
+            elif len(space.shape) == 3:
+                self.image_names.append((name,))
+                self.images.append(grid_net(space, config.channels, width))
             elif len(space.shape) == 1:
                 self.vector_names.append(name)
                 vector += space.shape[0]
@@ -92,8 +125,18 @@ class Encoder(nn.Module):
                     f"the observation {name!r} has shape {space.shape}; an encoder takes vectors (n,) and "
                     "grids or images (height, width, channels)"
                 )
-        joined = vector + width * len(self.images)
-        sizes = [joined, *[width] * config.layers]
+        if config.net != "light" and not images:
+            raise ValueError(
+                f"encoder: net is {config.net!r}, which looks at images of {LEAST} x {LEAST} pixels or more, and there "
+                "are none here; leave net as it is"
+            )
+        # Of whatever size the features of a backbone are, those that are told beside them are not drowned.
+        self.projections = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(features[name]), nn.Linear(features[name], width), nn.ReLU())
+            for name in self.feature_names
+        )
+        joined = vector + width * (len(self.images) + len(self.feature_names))
+        sizes = [joined, *[config.hidden or width] * (config.layers - 1), width]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
         for layer in self.layers:
             nn.init.orthogonal_(layer.weight, math.sqrt(2))  # type: ignore[arg-type]
@@ -103,8 +146,7 @@ class Encoder(nn.Module):
         """Return (..., D)."""
         named = inputs.obs if isinstance(inputs.obs, dict) else {"obs": inputs.obs}
         dtype: torch.dtype = self.layers[0].weight.dtype  # type: ignore[assignment]
-        found = {name: part.to(dtype) for name, part in named.items()}
-        pieces = [found[name] for name in self.vector_names]
+        pieces = [named[name].to(dtype) for name in self.vector_names]
         known = (~inputs.trial_start).unsqueeze(-1).to(dtype)
         if self.config.previous_action:
             action = inputs.action if self.actions is None else F.one_hot(inputs.action, self.actions)
@@ -113,8 +155,10 @@ class Encoder(nn.Module):
             pieces.append(inputs.reward.unsqueeze(-1) * known)
         if self.config.episode_flag:
             pieces.append(inputs.episode_start.unsqueeze(-1).to(dtype))
+        pieces += [net(named[name].to(dtype)) for name, net in zip(self.feature_names, self.projections, strict=True)]
         pieces += [
-            _over_leading_axes(net, found[name]) for name, net in zip(self.image_names, self.images, strict=True)
+            _over_leading_axes(net, [named[name] for name in names], dtype)
+            for names, net in zip(self.image_names, self.images, strict=True)
         ]
         x = torch.cat(pieces, -1)
         for layer in self.layers:
@@ -174,42 +218,7 @@ def action_size(space: spaces.Space[object]) -> int:
     raise ValueError(f"the action space is {space}; a policy takes Discrete, or Box with one axis")
 
 
-class _Scale(nn.Module):
-    """Channels first, and bytes to 0..1 by the upper bound of the space."""
-
-    def __init__(self, space: spaces.Box) -> None:
-        super().__init__()
-        self.high = max(float(space.high.max()), 1.0) if space.dtype == np.uint8 else 1.0
-
-    def forward(self, image: Tensor) -> Tensor:
-        return (image if self.high == 1 else image / self.high).movedim(-1, -3)
-
-
-def _convolutions(space: spaces.Box, channels: int, width: int) -> nn.Sequential:
-    """Return a small net from (N, height, width, channels) to (N, D).
-
-    3x3 convolutions: with stride 2 while a side is longer than 8 cells, then two with stride 1.
-    """
-    height, breadth, planes = space.shape
-    layers: list[nn.Module] = [_Scale(space)]
-    out = channels
-    while max(height, breadth) > 8:
-        layers += [nn.Conv2d(planes, out, 3, stride=2, padding=1), nn.ReLU()]
-        height, breadth, planes, out = (height + 1) // 2, (breadth + 1) // 2, out, min(2 * out, 4 * channels)
-    for _ in range(2):
-        if min(height, breadth) < 3:
-            break
-        layers += [nn.Conv2d(planes, out, 3), nn.ReLU()]
-        height, breadth, planes, out = height - 2, breadth - 2, out, min(2 * out, 4 * channels)
-    net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(planes * height * breadth, width), nn.ReLU())
-    for layer in net:
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            # Torch's default shrinks what is seen with every layer, until the one-hot vectors beside it drown it.
-            nn.init.orthogonal_(layer.weight, 2.0)
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-    return net
-
-
-def _over_leading_axes(net: nn.Module, image: Tensor) -> Tensor:
-    features: Tensor = net(image.flatten(0, image.ndim - 4))
-    return features.view(*image.shape[:-3], -1)
+def _over_leading_axes(net: nn.Module, parts: list[Tensor], dtype: torch.dtype) -> Tensor:
+    flat = [part.flatten(0, part.ndim - 4) for part in parts]
+    features: Tensor = net(flat) if isinstance(net, ImageNet) else net(flat[0].to(dtype))
+    return features.view(*parts[0].shape[:-3], -1)

@@ -7,6 +7,7 @@ finds out whether anything does, before the recording, which would fail in worse
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,7 +46,7 @@ class Graph(Generic[Output]):
         self._graph = torch.cuda.CUDAGraph()
         if generator is not None:
             self._graph.register_generator_state(plain(generator))
-        with torch.cuda.graph(self._graph, pool=None if beside is None else beside._graph.pool()):
+        with _nothing_freed(), torch.cuda.graph(self._graph, pool=None if beside is None else beside._graph.pool()):
             self.output = function()
 
     def replay(self) -> Output:
@@ -73,6 +74,19 @@ def rehearse(function: Callable[[], Any], generator: torch.Generator | None = No
     finally:
         if generator is not None and drawn is not None:
             generator.set_state(drawn)
+
+
+@contextmanager
+def _nothing_freed() -> Iterator[None]:
+    """Keep the garbage collector from freeing an older graph while one is recorded, which would spoil the recording."""
+    gc.collect()
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import copy
 from collections.abc import Hashable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..memory.core import Core, MemoryConfig, State, count_parameters
 from ..memory.pair import Pair
+from .backbone import Backbone
 from .encoder import Encoder, EncoderConfig, EncoderPair, Inputs, boxes
 from .heads import build_head
 
@@ -52,10 +54,13 @@ class Policy(nn.Module):
         super().__init__()
         self.encoder_config, self.memory_config, self.separate_critic = encoder, memory, separate_critic
         self.observation_space, self.action_space = observation_space, action_space
-        self.encoder: Encoder | EncoderPair = Encoder(encoder, observation_space, action_space, memory.width)
+        # It is no module of this one: its weights are neither learned nor saved.
+        self.backbone = Backbone(encoder.backbone, boxes(observation_space)) if encoder.backbone else None
+        features = self.backbone.features if self.backbone else None
+        self.encoder: Encoder | EncoderPair = Encoder(encoder, observation_space, action_space, memory.width, features)
         self.core = memory.build()
         if separate_critic:
-            critic = Encoder(encoder, observation_space, action_space, memory.width)
+            critic = Encoder(encoder, observation_space, action_space, memory.width, features)
             self.encoder, self.core = EncoderPair(self.encoder, critic), Pair(self.core, memory.build())
         self.head = build_head(action_space)
         # One matrix for actor and critic saves a call in every step; small actor weights make the first policy uniform.
@@ -75,6 +80,13 @@ class Policy(nn.Module):
         other._modules = dict(self._modules)  # a copy of a module shares its table of parts
         other.core = core
         return other
+
+    def look(self, inputs: Inputs) -> Inputs:
+        """Return what all other methods take, of what an environment says: features of a backbone for its images.
+
+        Once for every observation, by whoever asks the environment; what is stored has been looked at.
+        """
+        return inputs if self.backbone is None else inputs._replace(obs=self.backbone(inputs.obs))
 
     def initial_memory(self, batch: int) -> State:
         """Return the memory of rows that remember nothing."""
@@ -132,14 +144,18 @@ class Policy(nn.Module):
     def flops_per_step(self, steps: int) -> float:
         """Return the floating-point operations of the step of one row that follows `steps` steps of its trial.
 
-        Those of the core, as `Core.flops_per_step` counts them, and the products of the encoder and the heads.
+        Those of the core, as `Core.flops_per_step` counts them, and the products of the encoder, with its backbone, and
+        the heads.
         """
         zeros, observed = self.out.weight.new_zeros, self.observation_space
-        boxed = {name: zeros(1, *box.shape) for name, box in boxes(observed).items()}
+        boxed = {
+            name: torch.from_numpy(np.zeros((1, *box.shape), box.dtype)).to(self.device)
+            for name, box in boxes(observed).items()
+        }
         obs = boxed if isinstance(observed, spaces.Dict) else boxed["obs"]
         flag_1, action_1 = zeros(1, dtype=torch.bool), self.head.blank(1).to(self.device)
         with FlopCounterMode(display=False) as counter:
-            self.encoder(Inputs(obs, action_1, zeros(1), flag_1, flag_1))
+            self.encoder(self.look(Inputs(obs, action_1, zeros(1), flag_1, flag_1)))
         products: int = counter.get_total_flops()
         return self.core.flops_per_step(steps) + products + 2.0 * count_parameters(self.out)
 

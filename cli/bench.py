@@ -56,6 +56,12 @@ class Output:
                 raise ValueError(f"{name} is {' '.join(map(str, getattr(self, name)))}; each must be at least 1")
 
 
+_ENV_ROWS = {  # by whether pictures are drawn, and whether there is a GPU
+    (False, False): (4096,),
+    (False, True): (4096, 65536, 1048576),
+    (True, False): (16,),
+    (True, True): (1024, 4096),
+}
 _LEAST = (("threads", 0), ("turns", 1), ("windows", 1), ("steps", 1), ("timed", 1))
 
 
@@ -72,7 +78,8 @@ class BenchEnvsOptions(Output):
     """Steps per second of environments, with actions drawn beforehand."""
 
     rows: tuple[int, ...] = ()
-    """Environments side by side, one or more numbers; none: 4096, and on a GPU 65536 and 1048576 too."""
+    """Environments side by side, one or more numbers; none: 4096, and on a GPU 65536 and 1048576 too; of those that
+    draw pictures 16, and on a GPU 1024 and 4096."""
     steps: int = 64
     """Steps in one measurement."""
 
@@ -172,11 +179,12 @@ def bench_envs(argv: list[str]) -> int:
         progress.say("what the device can do")
         report.limits["copy"] = copy_bandwidth(device)
         for name in wanted:
-            for rows in options.rows or ((4096, 65536, 1048576) if device.type == "cuda" else (4096,)):
+            config = choices.env_config(name)
+            for rows in options.rows or _ENV_ROWS[config.draws, device.type == "cuda"]:
                 progress.say(f"{name}, {rows:,} rows")
                 row: Row = {"env": name, "environments": rows}
                 try:
-                    speed = env_speed(choices.env_config(name), rows, device, steps=options.steps)
+                    speed = env_speed(config, rows, device, steps=options.steps)
                     row |= speed._asdict()
                     row["of_copy"] = speed.steps_per_second * speed.bytes / report.limits["copy"]
                 except (RuntimeError, ValueError) as error:  # too large for the device, for one

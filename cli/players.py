@@ -14,7 +14,7 @@ from . import choices, flags
 from .played import draw, show
 
 PLAYERS = {
-    "oracle": "the task's scripted player, which knows no more than an agent is told",
+    "oracle": "the task's scripted player, which knows no more than an agent is told unless the task says so",
     "memoryless": "the task's scripted player without memory: it knows no more than the frame and its last action",
     "random": "a player for whom every action is as likely as any other",
 }
@@ -75,7 +75,7 @@ def evaluate_player(argv: list[str]) -> int:
         raise ValueError(f"{label} has no {player} player; `mnemic eval random --env {label}` plays it")
     began = time.monotonic()
     played = play_rule(
-        None if scripted is None else scripted.act,
+        scripted,
         options.env,
         episodes=options.episodes,
         seed=options.seed,

@@ -181,7 +181,7 @@ def play(root: Path, name: str, env: EnvConfig, episodes: int, device: str) -> d
         file = root / f"{name}-{player}.json"
         if not _has(file, env, episodes):
             root.mkdir(parents=True, exist_ok=True)
-            played = play_rule(rule.act, env, episodes=episodes, device=device)
+            played = play_rule(rule, env, episodes=episodes, device=device)
             options = {"episodes": episodes, "seed": 0, "rows": 0, "steps": 0, "device": device}
             write(file, {"player": player, "env": config_to_dict(env), "options": options} | measured(played))
         found[player] = means(json.loads(file.read_text()))

@@ -112,7 +112,7 @@ def describe(config: TrainConfig, launch: Launch) -> tuple[str, int]:
         )
         check_trials(config.ppo, env)
         if config.ppo.recall_weight:
-            asked(env)
+            asked(env, config.ppo.recall)
         policy.check_episodes(env.longest_episode)
     finally:
         env.close()

@@ -10,6 +10,7 @@ from .color_cubes import ColorCubesConfig
 from .dark_key_to_door import DarkKeyToDoorConfig
 from .darkroom import DarkroomConfig
 from .endless_tmaze import EndlessTMazeConfig
+from .object_nav import ObjectNavConfig
 from .repeat_previous import RepeatPreviousConfig
 from .step import EnvConfig
 from .tmaze import TMazeConfig
@@ -29,6 +30,7 @@ ENVS: dict[str, type[EnvConfig]] = {
         DarkroomConfig,
         TMazeConfig,
         RepeatPreviousConfig,
+        ObjectNavConfig,
     )
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +25,8 @@ class Picture:
 
     cells: list[list[Cell]]
     caption: str
+    image: np.ndarray | None = field(default=None, compare=False)
+    """(height, width, 3) uint8: what stands in the place of the cells where there are pixels."""
 
 
 def to_text(picture: Picture, *, colour: bool = False) -> str:
@@ -39,6 +41,8 @@ def to_text(picture: Picture, *, colour: bool = False) -> str:
 
 
 def to_rgb(picture: Picture, scale: int = 16) -> np.ndarray:
-    """Return an image, (height, width, 3) uint8, each cell a square of `scale` pixels in its colour."""
+    """Return an image, (height, width, 3) uint8: the picture's own, or each cell a square of `scale` pixels."""
+    if picture.image is not None:
+        return picture.image
     colours = np.array([[cell.colour for cell in line] for line in picture.cells], dtype=np.uint8)
     return colours.repeat(scale, axis=0).repeat(scale, axis=1)

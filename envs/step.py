@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, NoReturn
 
@@ -138,6 +139,10 @@ class Env(ABC):
         """Return a picture of one row."""
         raise ValueError(f"{self.config.label} cannot be drawn")
 
+    def draw_episode(self, states: Sequence[Any], row: int) -> Picture:
+        """Return a picture of one row in the last of the states since its episode began. Here: as `draw`."""
+        return self.draw(states[-1], row)
+
     def close(self) -> None:  # noqa: B027 - most have nothing outside
         """Give back what lives outside this process."""
 
@@ -145,8 +150,12 @@ class Env(ABC):
 class Oracle(ABC):
     """Plays B rows of a task by rule, from no more than an agent is told; what it remembers, it keeps itself.
 
-    What it reaches is reachable: a reference for agents, and a test of the task.
+    What it reaches is reachable: a reference for agents, and a test of the task. One that looks at more (`peek`) says
+    so, and what it reaches is a ceiling.
     """
+
+    def peek(self, env: Env, state: Any) -> None:  # noqa: B027 - most look at nothing
+        """Be shown everything, before each `act`. Here: looks at nothing."""
 
     @abstractmethod
     def act(self, obs: Obs, reward_B: Tensor, episode_start_B: Tensor, trial_start_B: Tensor) -> Tensor:
@@ -166,6 +175,8 @@ class EnvConfig(ABC):
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    draws: ClassVar[bool] = False
+    """What the agent sees is drawn: a step costs a thousand times what it costs elsewhere."""
 
     @property
     def label(self) -> str:

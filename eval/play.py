@@ -78,19 +78,21 @@ def watch(
         state, step = env.reset()
         action, memory = policy.head.blank(1).to(env.device), policy.initial_memory(1)
         episode, moment, total, steps = 0, 0, 0.0, 0
+        passed = [state]  # those of the episode
         while episode < episodes and (max_steps is None or steps < max_steps):
-            picture, reward = env.draw(state, 0), float(step.reward) if moment else 0.0
+            picture, reward = env.draw_episode(passed, 0), float(step.reward) if moment else 0.0
             inputs = Inputs(step.obs, action, step.reward, step.episode_start, step.trial_start)
-            output, memory = policy.step(inputs, memory)
+            output, memory = policy.step(policy.look(inputs), memory)
             action = policy.head.mode(output.action) if greedy else policy.head.sample(output.action, generator)
             frame = Frame(picture, episode, moment, reward, float(output.value), _words(action), memory_strip(memory))
             yield frame
             state, step = env.step(state, action)
             total, moment, steps = total + float(step.reward), moment + 1, steps + 1
+            passed.append(state)
             if bool(step.episode_start):
                 outcome = f"{_ending(step)}: return {total:+.2f}"
                 yield replace(frame, step=moment, reward=float(step.reward), outcome=outcome)
-                episode, moment, total = episode + 1, 0, 0.0
+                episode, moment, total, passed = episode + 1, 0, 0.0, [state]
     finally:
         env.close()
 
@@ -151,11 +153,16 @@ def _size(picture: Picture) -> tuple[int, int]:
 def _image(frame: Frame, rows: int, columns: int) -> Image.Image:
     """Draw a frame; pictures of up to `rows` by `columns` cells give images of one size."""
     scale = max(4, min(32, 480 // max(rows, columns, 1)))
-    width, margin, line = max(scale * columns, 480), 10, 20
-    below = margin + scale * rows + 8
+    drawn = frame.picture.image
+    high, wide = (scale * rows, scale * columns) if drawn is None else drawn.shape[:2]
+    width, margin, line = max(wide, 480), 10, 20
+    below = margin + high + 8
     image = Image.new("RGB", (width + 2 * margin, below + 4 * line + 2 * line + margin), BACKGROUND)
     pen, font = ImageDraw.Draw(image), _font(13)
-    _draw_cells(pen, frame.picture, margin + (width - scale * _size(frame.picture)[1]) // 2, margin, scale)
+    if drawn is None:
+        _draw_cells(pen, frame.picture, margin + (width - scale * _size(frame.picture)[1]) // 2, margin, scale)
+    else:
+        image.paste(Image.fromarray(drawn), (margin + (width - wide) // 2, margin))
     # Two lines are kept for each caption.
     lines = [*_wrapped(frame.picture.caption, font, width), *_wrapped(frame.caption, font, width)]
     for i, text in enumerate(lines):

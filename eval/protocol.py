@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ..agents.encoder import Inputs
 from ..agents.policy import Policy
-from ..envs.oracle import Rule
-from ..envs.step import Env, EnvConfig, Step
+from ..envs.oracle import Rule, player
+from ..envs.step import Env, EnvConfig, Oracle, Step
 
 MOST_ROWS = 256
 EVAL_SEED = 0x5EED_0F_E7A1  # keeps evaluation away from the tasks that training with the same seed has seen
@@ -87,7 +87,7 @@ def play_episodes(
 
 @torch.no_grad()
 def play_rule(
-    rule: Rule | None,
+    rule: Rule | Oracle | None,
     env_config: EnvConfig,
     *,
     episodes: int,
@@ -96,10 +96,10 @@ def play_rule(
     device: torch.device | str = "cpu",
     max_steps: int | None = None,
 ) -> Played:
-    """Play the same trials as `play_episodes` by a rule, such as an oracle's `act`.
+    """Play the same trials as `play_episodes` by a rule.
 
     Args:
-        rule: acts; None: every action is as likely as any other.
+        rule: an oracle, or a function like its `act`; None: every action is as likely as any other.
         env_config: the task.
         episodes: as in `play_episodes`, and so the others.
         seed: other seeds give other tasks.
@@ -113,26 +113,22 @@ def play_rule(
     rows = rows or min(episodes, MOST_ROWS)
     env = env_config.build(rows, seed ^ EVAL_SEED, device)
     try:
-        if rule is None:
-            act = at_random(env, torch.Generator(env.device).manual_seed(seed))
-        else:
-
-            def act(step: Step) -> Tensor:
-                return rule(step.obs, step.reward, step.episode_start, step.trial_start)
-
-        return _play(act, env, -(-episodes // rows), max_steps)
+        if rule is not None:
+            return _play(player(rule, env), env, -(-episodes // rows), max_steps)
+        draw = at_random(env, torch.Generator(env.device).manual_seed(seed))
+        return _play(lambda _, step: draw(step), env, -(-episodes // rows), max_steps)
     finally:
         env.close()
 
 
-def _by_policy(policy: Policy, env: Env, generator: torch.Generator, greedy: bool) -> Callable[[Step], Tensor]:
+def _by_policy(policy: Policy, env: Env, generator: torch.Generator, greedy: bool) -> Callable[[Any, Step], Tensor]:
     action_B = policy.head.blank(env.batch).to(env.device)
     memory = policy.initial_memory(env.batch)
 
-    def act(step: Step) -> Tensor:
+    def act(_: Any, step: Step) -> Tensor:
         nonlocal action_B, memory
         inputs = Inputs(step.obs, action_B, step.reward, step.episode_start, step.trial_start)
-        output, memory = policy.step(inputs, memory)
+        output, memory = policy.step(policy.look(inputs), memory)
         action_B = policy.head.mode(output.action) if greedy else policy.head.sample(output.action, generator)
         return action_B
 
@@ -163,7 +159,7 @@ def at_random(env: Env, generator: torch.Generator) -> Callable[[Step], Tensor]:
     return act
 
 
-def _play(act: Callable[[Step], Tensor], env: Env, quota: int, max_steps: int | None) -> Played:
+def _play(act: Callable[[Any, Step], Tensor], env: Env, quota: int, max_steps: int | None) -> Played:
     """Play until every row has ended the trial in which it saw its `quota`-th episode."""
     played = Played()
     state, step = env.reset()
@@ -177,7 +173,7 @@ def _play(act: Callable[[Step], Tensor], env: Env, quota: int, max_steps: int | 
     last: dict[str, Tensor] = {}  # and what its latest one did
     active_B = torch.ones(env.batch, dtype=torch.bool, device=env.device)
     while bool(active_B.any()) and (max_steps is None or played.steps < max_steps):
-        state, step = env.step(state, act(step))
+        state, step = env.step(state, act(state, step))
         played.steps += 1
         return_B += step.reward
         trial_return_B += step.reward

@@ -116,7 +116,7 @@ class Actor:
     @torch.no_grad()
     def _act(self, mind: Mind) -> tuple[Tensor, Mind]:
         head, inputs = self._policy.head, mind.inputs
-        output, memory = self._policy.advance(inputs, mind.memory)
+        output, memory = self._policy.advance(self._policy.look(inputs), mind.memory)
         action_B = head.mode(output.action) if self._greedy else head.sample(output.action, self._generator)
         if self._judges and self._surprise == "td":
             known_B = ~inputs.trial_start

@@ -60,9 +60,9 @@ class MinGRUConfig(MemoryConfig):
     name: ClassVar[str] = "mingru"
     summary: ClassVar[str] = "GRU whose gate sees the input alone: constant memory, a window is one scan"
 
-    candidate: Literal["positive", "linear"] = "positive"
-    """What may come in: numbers above 0, as where the paper computes in logarithms, or any."""
-    hold: float = 0.0
+    candidate: Literal["positive", "linear"] = "linear"
+    """What may come in: any number, or those above 0 alone, as where the paper computes in logarithms."""
+    hold: float = 4.0
     """The gate begins with biases spread evenly from 0 to minus this: the higher, the longer the units hold on."""
 
     def build(self) -> Core:

@@ -301,7 +301,7 @@ class Graphs:
         if not self._may("acting", env.device) or not env.on_device:
             return None
         if self._acting is None or not self._acting.fits(env, policy, generator):
-            if self._compiled and isinstance(env, NativeEnv):
+            if self._compiled and isinstance(env, NativeEnv) and env.fuses:
                 compile_env(env, acting)
             never = config.trial_end == "stop" and not config.cut_returns
             try:

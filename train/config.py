@@ -77,6 +77,8 @@ class PPOConfig(LossConfig):
     recall_weight: float = 0.0
     """Weight of an auxiliary loss that asks the memory what the task hides and has told before; 0: none. For tasks that
     say what they hide."""
+    recall: tuple[str, ...] = ()
+    """What `recall_weight` asks for, of what the task hides, by name; none: all of it."""
     wait_for: float = 1.0
     """Of many ranks, the share whose windows are waited for; the others then cut theirs short. 0.6 suits environments
     of uneven speed (DD-PPO); 1 waits for all."""
@@ -117,6 +119,8 @@ class PPOConfig(LossConfig):
                 f"ppo: recall_weight is {self.recall_weight} with shuffle, which changes what was told before a step; "
                 "leave out one of the two"
             )
+        if self.recall and not self.recall_weight:
+            raise ValueError(f"ppo: recall is {', '.join(self.recall)} and recall_weight is 0; set it above 0")
         if self.recompute and self.wait_for < 1:
             raise ValueError(
                 f"ppo: wait_for is {self.wait_for} and recompute is {self.recompute}; windows cut short leave no "
@@ -244,11 +248,13 @@ class TrainConfig:
         """
         try:
             parts = dict(found)
+            ppo = dict(parts.pop("ppo"))
+            ppo["recall"] = tuple(ppo.get("recall", ()))  # runs of version 0.1 may have none
             return cls(
                 env=env_from_dict(parts.pop("env")),
                 memory=memory_from_dict(parts.pop("memory")),
                 encoder=EncoderConfig(**parts.pop("encoder")),
-                ppo=PPOConfig(**parts.pop("ppo")),
+                ppo=PPOConfig(**ppo),
                 evaluation=EvalConfig(**parts.pop("evaluation")),
                 kernels=tuple(parts.pop("kernels", ())),  # runs of version 0.1 have none
                 **parts,

@@ -15,7 +15,7 @@ that the task still asks for; C values that it can have, N answers of all moment
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import torch
@@ -35,14 +35,18 @@ class Thing(NamedTuple):
     turn: Tensor  # (B,) int64, of the present content
 
 
-def asked(env: Env) -> dict[str, Hidden]:
-    """Return what a task hides when it begins.
+def asked(env: Env, names: Sequence[str] = ()) -> dict[str, Hidden]:
+    """Return what a task hides when it begins: what is named of it, or all.
 
     Raises:
-        ValueError: it says of nothing that it hides it.
+        ValueError: it says of nothing that it hides it, or not of what is named.
     """
     if found := env.hidden(*env.reset()):
-        return found
+        if unknown := [name for name in names if name not in found]:
+            raise ValueError(
+                f"ppo: recall asks for {unknown[0]!r}, and {env.config.label} hides {', '.join(found)}; choose of these"
+            )
+        return {name: found[name] for name in names or found}
     known = [name for name, config in ENVS.items() if type(config().build(1, 0)).hidden is not Env.hidden]
     raise ValueError(
         f"ppo: recall_weight asks for what the task hides, and {env.config.label} does not say what that is; "
@@ -50,10 +54,10 @@ def asked(env: Env) -> dict[str, Hidden]:
     )
 
 
-def begin(hidden: dict[str, Hidden], trial_start_B: Tensor) -> dict[str, Thing]:
-    """Return what there is to remember at the first moment of all."""
+def begin(hidden: dict[str, Hidden], names: Collection[str], trial_start_B: Tensor) -> dict[str, Thing]:
+    """Return what there is to remember at the first moment of all, of what is named."""
     nothing = {}
-    for name, thing in hidden.items():
+    for name, thing in ((name, hidden[name]) for name in names):
         value_BK = thing.value[:, None].repeat(1, thing.back + 1)
         nothing[name] = Thing(value_BK, torch.zeros_like(value_BK, dtype=torch.bool), thing.turn)
     return follow(nothing, hidden, trial_start_B)

@@ -45,9 +45,9 @@ def endless_tmaze(memory: str) -> TrainConfig:
     return TrainConfig(
         env=EndlessTMazeConfig(),
         memory=memory_for(memory, 64),
-        ppo=PPOConfig(rows=1024, window=32, epochs=3, minibatches=4, learning_rate=1e-3, gamma=0.995),
+        ppo=PPOConfig(rows=1024, window=32, epochs=3, minibatches=4, learning_rate=1e-3, gamma=0.95),
         evaluation=EvalConfig(every=10, episodes=256),
-        steps=10_000_000,
+        steps=2_000_000,
     )
 
 

@@ -5,14 +5,14 @@ Shapes: T time, B rows, R some of them, A numbers that describe an action distri
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..agents.encoder import Inputs
+from ..agents.encoder import Inputs, Obs
 from ..agents.policy import Output, Policy
 from ..envs.step import Env, Step
 from ..memory.core import State, map_state, rows, select
@@ -45,11 +45,11 @@ class Window(NamedTuple):
     hidden: State = ()  # by name, a `Thing` (T, B, ...), where that is asked
 
 
-def start(env: Env, policy: Policy, *, recall: bool = False) -> Acting:
-    """Reset the environments and empty the memory; with `recall`, acting keeps what the task hides."""
+def start(env: Env, policy: Policy, *, recall: Collection[str] = ()) -> Acting:
+    """Reset the environments and empty the memory; of what the task hides, acting keeps what `recall` names."""
     env_state, step = env.reset()
-    inputs = _inputs(step, policy.head.blank(env.batch).to(env.device))
-    hidden = begin(env.hidden(env_state, step), step.trial_start) if recall else ()
+    inputs = policy.look(_inputs(step, policy.head.blank(env.batch).to(env.device)))
+    hidden = begin(env.hidden(env_state, step), recall, step.trial_start) if recall else ()
     return _plain(Acting(env_state, inputs, policy.initial_memory(env.batch), hidden))
 
 
@@ -80,7 +80,7 @@ def act_once(
     env_state, step = env.move(acting.env_state, action)
     log_prob = policy.head.log_prob(output.action, action)
     hidden = acting.hidden and follow(acting.hidden, env.hidden(env_state, step), step.trial_start)
-    following = Acting(env_state, _inputs(step, action), memory, hidden)
+    following = Acting(env_state, policy.look(_inputs(step, action)), memory, hidden)
     return Moment(inputs, action, log_prob, output.value, step, following, acting.hidden)
 
 
@@ -126,7 +126,7 @@ def collect(
     # Who advances gives its memory up, so what is needed later is copied.
     given_up = not look or once is not None
     memory_at_start = copied(acting.memory) if given_up else acting.memory
-    seen: list[Moment] = []
+    film, seen = Film(acting.inputs.obs, length), list[Moment]()
     for t in range(length):
         if t and enough is not None and enough(t):
             break
@@ -135,12 +135,49 @@ def collect(
         if ends is not None:
             cut_off_B = step.truncated if cut_returns else step.truncated & step.trial_start
             ends.note(step, now.action, acting.memory, cut_off_B)
-        seen.append(now._replace(acting=()))  # type: ignore[arg-type]  # the memory of every step would be much
+        film.take(t, now.inputs.obs)
+        seen.append(kept(now))
     value_after = take(acting.inputs, copied(acting.memory) if given_up else acting.memory)[0].value
     value_T = [*(now.value for now in seen[1:]), value_after]
     value_next_TB = torch.stack(value_T if ends is None else ends.values(value_T))
-    window = window_of(map_state(lambda *some: torch.stack(some), *seen), memory_at_start, value_next_TB)
-    return window, _plain(acting)
+    together: Moment = map_state(lambda *some: torch.stack(some), *seen)
+    together = together._replace(inputs=together.inputs._replace(obs=film.first(len(seen))))
+    return window_of(together, memory_at_start, value_next_TB), _plain(acting)
+
+
+def kept(moment: Moment) -> Moment:
+    """Return what a window keeps of a moment beside what was seen: not the memory of each step, which would be much."""
+    inputs, step = moment.inputs._replace(obs=()), moment.step._replace(obs=(), final_obs=())  # type: ignore[arg-type]
+    return moment._replace(inputs=inputs, step=step, acting=())  # type: ignore[arg-type]
+
+
+class Film:
+    """What was seen in a window of up to T steps.
+
+    Images and grids are written where they will lie, since stacked at the end they would be held twice; small vectors
+    are stacked, which is one launch in the place of T.
+    """
+
+    def __init__(self, obs: Obs, length: int) -> None:
+        self.frames = map_state(lambda part: part.new_empty(length if part.ndim > 3 else 0, *part.shape), obs)
+        self.vectors: list[State] = []
+
+    def take(self, t: int, obs: Obs) -> None:
+        """Take in step number t."""
+
+        def write(film: Tensor, part: Tensor) -> Tensor:
+            return film[t].copy_(part) if len(film) else part
+
+        self.vectors.append(map_state(write, self.frames, obs))
+
+    def first(self, steps: int) -> Obs:
+        """Return what was seen in the first steps, (steps, B, ...)."""
+
+        def whole(film: Tensor, *some: Tensor) -> Tensor:
+            return film[:steps] if len(film) else torch.stack(some)
+
+        seen: Obs = map_state(whole, self.frames, *self.vectors)
+        return seen
 
 
 def window_of(seen: Moment, memory_at_start: State, value_next_TB: Tensor) -> Window:
@@ -191,7 +228,7 @@ class _Looked:
         if not self.waiting:
             return
         inputs, memory = map_state(lambda *some: torch.cat(some), *(moment for _, _, moment in self.waiting))
-        value_N = self.policy.step(inputs, memory)[0].value
+        value_N = self.policy.step(self.policy.look(inputs), memory)[0].value
         found = value_N.split([len(index) for _, index, _ in self.waiting])  # type: ignore[no-untyped-call]
         for (t, index, _), value in zip(self.waiting, found, strict=True):
             cut_off_B, last_B = self.last_T[t]
@@ -246,7 +283,8 @@ class _Clock:
 
     def evaluate(self) -> None:
         if self.held is not None:  # rows that were not cut off hold anything; their values are not read
-            value_B = self.policy.advance(*self.held)[0].value
+            inputs, memory = self.held
+            value_B = self.policy.advance(self.policy.look(inputs), memory)[0].value
             self.last_T += [(cut_B, value_B) for cut_B in self.cut_T]
             self.held, self.cut_T = None, []
 
@@ -287,6 +325,6 @@ def _inputs(step: Step, action: Tensor) -> Inputs:
 
 
 def _final_inputs(step: Step, action: Tensor) -> Inputs:
-    """Return what the policy would be told next, had no new episode begun."""
+    """Return what the policy would be told next, had no new episode begun; few of these are ever looked at."""
     false_B = torch.zeros_like(step.trial_start)
     return Inputs(step.final_obs, action, step.reward, false_B, false_B)

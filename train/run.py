@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..agents.checkpoint import CheckpointError, policy_contents, read, write
+from ..agents.checkpoint import CheckpointError, check_backbone, policy_contents, read, write
 from ..agents.policy import Policy
 from ..kernels import backend
 from ..memory.core import from_parts, parts
@@ -143,7 +143,7 @@ def begin_from(policy: Policy, path: Path) -> None:
         CheckpointError: it has no checkpoint, or one that cannot be read.
     """
     folder, _ = RunFolder.open(path)
-    _, weights = read(folder.last() / "policy", "policy")
+    data, weights = read(folder.last() / "policy", "policy")
     own = policy.state_dict()
     unlike = [name for name in own.keys() | weights.keys() if _in_words(own, name) != _in_words(weights, name)]
     if unlike:
@@ -152,6 +152,7 @@ def begin_from(policy: Policy, path: Path) -> None:
             f"the policy of {path} does not fit this run: {name} is {_in_words(weights, name)} there and "
             f"{_in_words(own, name)} here; keep the memory, its sizes, those of the encoder, and what the task shows"
         )
+    check_backbone(policy, data)
     policy.load_state_dict(weights)
 
 
@@ -189,7 +190,8 @@ class Training:
         self.policy.check_episodes(self.env.longest_episode)
         self.policy.eval()  # a core that is noisy while it learns is so in the pass that learns alone
         ppo = config.ppo
-        self.recall = Recall(self.policy.out.in_features, asked(self.env)).to(device) if ppo.recall_weight else None
+        recall = asked(self.env, ppo.recall) if ppo.recall_weight else {}
+        self.recall = Recall(self.policy.out.in_features, recall).to(device) if recall else None
         parameters = self.parameters
         options: dict[str, Any] = {"lr": ppo.learning_rate, "eps": ppo.adam_epsilon, "fused": True}
         self.optimizer = (
@@ -198,7 +200,7 @@ class Training:
             else torch.optim.Adam(parameters, **options)
         )
         self.ranks.begin_equal(parameters)
-        self.acting: Acting = start(self.env, self.policy, recall=bool(ppo.recall_weight))
+        self.acting: Acting = start(self.env, self.policy, recall=recall)
         self.history: Window | None = None  # what learning goes through again before the next window
         self.sampling = self.ranks.generator(device).manual_seed(config.seed)
         self.shuffling = self.ranks.generator("cpu").manual_seed(config.seed + 1)
@@ -247,8 +249,9 @@ class Training:
             CheckpointError: the checkpoint cannot be used; the message says why.
         """
         data, tensors = read(checkpoint / "training_state", "training state")
-        _, weights = read(checkpoint / "policy", "policy")
+        learned, weights = read(checkpoint / "policy", "policy")
         try:
+            check_backbone(self.policy, learned)
             self.policy.load_state_dict(weights)
             if self.recall is not None:
                 self.recall.load_state_dict({name: tensors[f"recall.{name}"] for name in self.recall.state_dict()})
@@ -278,7 +281,8 @@ class Training:
                 # Other episodes than those that the run began with.
                 seed = self.config.seed + 1_000_003 * self.updates
                 self.env = self.config.env.build_part(self.rows, seed, self.env.device)
-                self.acting, self.history = start(self.env, self.policy, recall=self.recall is not None), None
+                recall = () if self.recall is None else self.recall.sizes
+                self.acting, self.history = start(self.env, self.policy, recall=recall), None
         except (KeyError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"{checkpoint} does not fit the configuration of its run: {reason}") from None

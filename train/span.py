@@ -15,7 +15,7 @@ from ..agents.graph import Graph, rehearse, write
 from ..agents.policy import Policy
 from ..envs.step import Env
 from ..memory.core import map_state
-from .rollout import Acting, Moment, Window, act_once, copied, window_of
+from .rollout import Acting, Film, Moment, Window, act_once, copied, kept, window_of
 
 LONGEST = 256
 """Steps in one graph: more take long to record, and save nothing more."""
@@ -82,13 +82,15 @@ class SpanGraph:
 
     def _steps(self, count: int) -> Moment:
         """Act for some steps, and return their moments, each tensor (count, B, ...)."""
-        now, seen = self.acting, []
-        for _ in range(count):
+        now, seen, film = self.acting, list[Moment](), Film(self.acting.inputs.obs, count)
+        for t in range(count):
             moment = act_once(self._env, self._policy, now, self._generator, self._policy.advance)
             now = moment.acting
-            seen.append(moment._replace(acting=()))  # type: ignore[arg-type]  # the memory of every step would be much
+            film.take(t, moment.inputs.obs)
+            seen.append(kept(moment))
         together: Moment = map_state(lambda *some: torch.stack(some), *seen)
-        write(self.acting, now)
+        together = together._replace(inputs=together.inputs._replace(obs=film.first(count)))
+        write(self.acting, now)  # over what the first moment was told
         return together
 
     def _free(self, most: int) -> int:

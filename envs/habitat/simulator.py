@@ -208,11 +208,12 @@ class Habitat(Floors):
         """The numbers of the workers' processes."""
         return tuple(each.pid for each in self._pool.workers)
 
-    def lost(self, batch: int) -> Tensor:
-        """Return whose worker died or hung since this was asked last, (B,) bool: their episodes are to be truncated.
+    def lost(self, agents: Agents) -> Tensor:
+        """Return whose worker died or hung since this was asked last, (B,) bool.
 
         What they see afterwards is right all the same: it is drawn by a new worker.
         """
+        batch = len(agents.house_B)
         lost_B = np.zeros(batch, dtype=bool)
         lost_B[: len(self._lost_B)] = self._lost_B[:batch]
         self._lost_B = np.zeros(0, dtype=bool)

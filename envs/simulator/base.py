@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ...kernels.ray_cast import View
@@ -126,6 +127,24 @@ class Simulator(ABC):
         `rgb` is (B, I, J, 3) uint8; `depth` (B, I, J) float32, metres along the optical axis, 0 where nothing is in
         reach; `semantic` (B, I, J) int32, the id of an instance of the house or 0.
         """
+
+    def render_some(self, agents: Agents, which_B: Tensor) -> dict[str, Tensor]:
+        """Return what some agents see, as `render`; what stands in the rows of the others does not count.
+
+        Here: what they see. A simulator that can leave pictures out has less to do.
+
+        Args:
+            agents: where all are.
+            which_B: (B,) bool.
+        """
+        return self.render(agents)
+
+    def lost(self, agents: Agents) -> Tensor:
+        """Return whose episode something went wrong with since this was asked last, (B,) bool: it is to be truncated.
+
+        Here: for nobody.
+        """
+        return torch.zeros_like(agents.house_B, dtype=torch.bool)
 
     @abstractmethod
     def geodesic(self, agents: Agents, field_FC: Tensor, which_B: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...kernels.ray_cast import View, material, pack, ray_cast
+from ...kernels.ray_cast import Scene, View, material, pack, ray_cast
 from ..houses import MATERIALS, House
 from .base import FORWARD, SENSORS, Agents, Motion, Pose
 from .floors import Floors
@@ -59,6 +59,8 @@ class Embedded(Floors):
         self.view.check()
         rows = [material(made.first, made.second, made.pattern, made.scale) for made in MATERIALS]
         self.scene = pack([house.solids for house in houses], rows, device)
+        # House 0 of this one has no solids.
+        self._with_nothing = self.scene._replace(first_H1=torch.cat([self.scene.first_H1[:1], self.scene.first_H1]))
         self._eye_3 = torch.tensor([0.0, self.motion.eye_height, 0.0], device=device)
 
     def move(self, agents: Agents, action_B: Tensor) -> tuple[Agents, Tensor]:
@@ -86,7 +88,21 @@ class Embedded(Floors):
 
     def render(self, agents: Agents) -> dict[str, Tensor]:
         """Return what agents see, by sensor."""
-        position_B3, yaw_B, pitch_B = agents.pose
-        seen = ray_cast(self.scene, agents.house_B, position_B3 + self._eye_3, yaw_B, pitch_B, self.view)
+        return self._seen(self.scene, agents.house_B, agents.pose)
+
+    def render_some(self, agents: Agents, which_B: Tensor) -> dict[str, Tensor]:
+        """Return what some agents see, and 0 for the others, which cost next to nothing."""
+        if self.device.type != "cpu":
+            # The others look at a house of nothing, so that no size depends on how many they are.
+            return self._seen(self._with_nothing, torch.where(which_B, agents.house_B + 1, 0), agents.pose)
+        row_K = which_B.nonzero()[:, 0]
+        some = self._seen(self.scene, agents.house_B[row_K], Pose(*(part[row_K] for part in agents.pose)))
+        return {
+            name: part.new_zeros(len(which_B), *part.shape[1:]).index_copy(0, row_K, part)
+            for name, part in some.items()
+        }
+
+    def _seen(self, scene: Scene, house_B: Tensor, pose: Pose) -> dict[str, Tensor]:
+        seen = ray_cast(scene, house_B, pose.position_B3 + self._eye_3, pose.yaw_B, pose.pitch_B, self.view)
         by_name = {"rgb": seen.rgb_BIJ3, "depth": seen.depth_BIJ, "semantic": seen.semantic_BIJ}
         return {name: by_name[name] for name in self.sensors}

@@ -78,7 +78,7 @@ def play(
         for number in range(steps):
             if number and not forget:
                 inputs = inputs._replace(trial_start=torch.zeros_like(inputs.trial_start))
-            given_BD, *flags = policy.told(inputs)
+            given_BD, *flags = policy.told(policy.look(inputs))
             opened = core.gates(given_BD, memory, flags[0]) if gates else {}
             said_BD, memory = core.advance(given_BD, memory, *flags)
             while core.settles and bool(core.unsettled(memory).any()):

@@ -32,6 +32,11 @@ SLACK = 1e-5
 """Faces reach so far beyond their edges, metres: rounding must not open a gap between two that meet."""
 
 
+def refusal(like: Tensor) -> str | None:
+    """Say why the backend cannot run, or return None."""
+    return None if like.device.type == "cpu" else "it is for CPUs"
+
+
 def ray_cast(scene: Scene, house_B: Tensor, eye_B3: Tensor, yaw_B: Tensor, pitch_B: Tensor, view: View) -> Seen:
     """Return what `reference.ray_cast` returns."""
     batch, rows, columns = len(house_B), view.height, view.width

@@ -147,6 +147,16 @@ def test_layers_is_the_number_of_linear_layers():
     assert len(Encoder(EncoderConfig(layers=3), vector(), ACTIONS, 8).layers) == 3
 
 
+def test_layers_but_the_last_can_have_a_width_of_their_own():
+    encoder = Encoder(EncoderConfig(layers=3, hidden=20), vector(), ACTIONS, 8)
+    assert [layer.out_features for layer in encoder.layers] == [20, 20, 8]
+    assert encoder(inputs(vector(), 2)).shape == (2, 8)
+    with pytest.raises(ValueError, match="hidden is 20 and layers is 1; make layers at least 2"):
+        EncoderConfig(hidden=20)
+    with pytest.raises(ValueError, match="hidden is -1"):
+        EncoderConfig(hidden=-1)
+
+
 @pytest.mark.parametrize(("high", "expected"), [(255, 0.5), (1, 127.5)])
 def test_bytes_are_scaled_by_the_upper_bound_of_the_space(high, expected):
     """An image of bytes 0..255 becomes 0..1, and a grid of zeros and ones stays as it is."""

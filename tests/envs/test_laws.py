@@ -46,6 +46,26 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("tmaze", {"length": 1}),
     ("repeat-previous", {"k": 4}),
 ]
+# What these show is drawn with numbers that devices round differently.
+DRAWN: list[tuple[str, dict[str, Any]]] = [
+    (
+        "object-nav",
+        {"size": 12, "houses": 3, "max_rooms": 3, "max_things": 25, "episode_steps": 9, "trial_steps": 24},
+    ),
+    (
+        "object-nav",
+        {
+            "size": 8,
+            "houses": 1,
+            "max_rooms": 3,
+            "max_things": 25,
+            "episode_steps": 12,
+            "trial_steps": 12,
+            "sensors": "rgb,depth",
+            "max_start": 2.0,
+        },
+    ),
+]
 
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS, ids=lambda value: value if isinstance(value, str) else "")
@@ -54,8 +74,16 @@ def test_native_environments_keep_the_laws(law: Any, name: str, options: dict[st
     law(make_config(name, **options))
 
 
+@pytest.mark.parametrize(("name", "options"), DRAWN, ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize("law", laws.LAWS, ids=lambda law: law.__name__)
+def test_environments_that_draw_pictures_keep_the_laws(law: Any, name: str, options: dict[str, Any]) -> None:
+    law(make_config(name, **options), steps=26)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("name", "options"), VARIANTS + DRAWN, ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_native_environments_keep_the_laws_on_a_gpu(name: str, options: dict[str, Any]) -> None:
     check_env(make_config(name, **options), device="cuda")
 
@@ -109,7 +137,9 @@ def test_what_is_compiled_is_what_is_written_without_looks(monkeypatch: pytest.M
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("name", "options"), VARIANTS + DRAWN, ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_steps_can_be_captured_in_a_graph(name: str, options: dict[str, Any]) -> None:
     env = make_config(name, **options).build(64, 0, "cuda")
     action = laws.actions(env, 8)
@@ -144,7 +174,7 @@ def flat(step: Step) -> list[Tensor]:
 
 
 def test_every_native_environment_is_checked() -> None:
-    assert {name for name, _ in VARIANTS if not name.startswith("trials:")} == set(ENVS)
+    assert {name for name, _ in VARIANTS + DRAWN if not name.startswith("trials:")} == set(ENVS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,5 @@
 import pytest
+from gymnasium import spaces
 
 from mnemic.envs import ENVS, config_from_dict, config_to_dict, make_config
 from mnemic.envs.color_cubes import ColorCubesConfig
@@ -15,7 +16,10 @@ def test_every_environment_is_made_by_name_and_back_from_plain_data(name: str) -
     assert plain["name"] == name
     assert config_from_dict(plain) == config
     env = config.build(2, 0)
-    assert env.reset()[1].obs.shape == (2, *env.observation_space.shape)
+    obs, space = env.reset()[1].obs, env.observation_space
+    parts = obs if isinstance(obs, dict) else {"obs": obs}
+    boxes = space.spaces if isinstance(space, spaces.Dict) else {"obs": space}
+    assert {name: part.shape for name, part in parts.items()} == {n: (2, *box.shape) for n, box in boxes.items()}
     assert config.oracle() is not None
 
 

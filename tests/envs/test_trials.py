@@ -156,6 +156,7 @@ def test_the_player_of_the_task_plays_each_episode():
         ("trials:tmase", {}, "unknown environment 'tmase'; choose one of tmaze"),
         ("trials:dark-key-to-door", {}, "dark-key-to-door has trials of many episodes of its own"),
         ("trials:darkroom", {"steps": 5}, "darkroom has trials of many episodes of its own"),
+        ("trials:object-nav", {}, "object-nav has trials of many episodes of its own"),
         ("trials:gym:Nowhere-v0", {}, "unknown Gymnasium id 'Nowhere-v0'"),
     ],
 )
@@ -166,7 +167,7 @@ def test_what_cannot_be_is_refused_in_one_line(name, options, message):
 
 
 def test_every_task_is_wrapped_or_refused():
-    assert set(TASKS) | {"dark-key-to-door", "darkroom"} == set(ENVS)
+    assert set(TASKS) | {"dark-key-to-door", "darkroom", "object-nav"} == set(ENVS)
 
 
 @pytest.mark.parametrize("name", ["trials:tmaze", "trials:gym:MiniGrid-MemoryS7-v0"])

@@ -1,7 +1,7 @@
 """Evaluation plays whole trials of fresh episodes, and counts every episode once."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from mnemic.agents.policy import Policy
 from mnemic.envs.from_gymnasium import GymConfig
 from mnemic.envs.native import NativeEnv, Outcome
 from mnemic.envs.picture import FLOOR, Cell, Picture
-from mnemic.envs.step import EnvConfig
+from mnemic.envs.step import Env, EnvConfig
 from mnemic.envs.tmaze import TMazeConfig
 from mnemic.eval.figure import write_figure
 from mnemic.eval.play import heat, memory_strip, watch, write_gif
@@ -225,6 +225,24 @@ def test_watching_shows_every_step_and_every_ending(tmp_path) -> None:
     assert (tmp_path / "a.gif").read_bytes()[:6] == b"GIF89a"
     with pytest.raises(ValueError, match="no frames"):
         write_gif([], tmp_path / "b.gif")
+
+
+def test_what_was_passed_in_the_episode_is_there_to_be_drawn(tmp_path, monkeypatch) -> None:
+    passed = []
+
+    def draw(env, states, row):
+        passed.append(len(states))
+        image = np.full((40, 600, 3), 50 * len(states), dtype=np.uint8)
+        return replace(env.draw(states[-1], row), image=image)
+
+    monkeypatch.setattr(Env, "draw_episode", draw)
+    frames = list(watch(policy_for(CountConfig()), CountConfig(), episodes=3))
+    assert passed == [1, 1, 2, 1, 2, 3]
+    write_gif(frames, tmp_path / "a.gif")
+    with Image.open(tmp_path / "a.gif") as image:
+        assert image.width == 620
+        image.seek(image.n_frames - 1)
+        assert image.convert("RGB").getpixel((300, 30)) == pytest.approx((150, 150, 150), abs=8)
 
 
 def test_memory_strip_keeps_the_strongest_entry_of_a_stretch() -> None:

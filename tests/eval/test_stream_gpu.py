@@ -46,7 +46,7 @@ def test_recorded_steps_are_the_steps(memory, greedy: bool) -> None:
 @pytest.mark.parametrize("name", [name for name in CACHES if name != "oldest-sets"])
 def test_every_policy_streams(name: str) -> None:
     """Whether it can be recorded or not; what was said of it is shown where the test fails."""
-    policy, cache = policy_for(TRANSFORMER), make_cache(name) if name == "full" else make_cache(name, context=96)
+    policy, cache = policy_for(TRANSFORMER), make_cache(name) if name == "full" else make_cache(name, context=100)
     streams = [
         play_stream(
             policy.with_core(cache.apply(TRANSFORMER, policy.core, 120)),

@@ -18,6 +18,8 @@ TABLE = [material((0.2, 0.4, 0.6), (0.9, 0.8, 0.7), pattern, 0.3) for pattern in
 def backend(request: Any) -> str:
     if request.param == "triton":
         pytest.importorskip("triton")
+    if request.param == "tiles" and DEVICE != "cpu":
+        pytest.skip("tiles is for CPUs")
     return str(request.param)
 
 
@@ -125,6 +127,17 @@ def test_an_eye_inside_a_solid_sees_it_from_within(backend: str) -> None:
     want = torch.tensor([1.0, math.sqrt(4 - 0.25), 1.0])
     torch.testing.assert_close(seen.depth_BIJ.flatten().cpu(), want)
     assert seen.semantic_BIJ.flatten().tolist() == [1, 1, 1]
+
+
+def test_in_a_house_of_nothing_nothing_is_seen(backend: str) -> None:
+    scene = pack([house((BOX, 0, 0, -2, 9, 9, 0.5, 0))], TABLE, DEVICE)
+    with_nothing = scene._replace(first_H1=torch.cat([scene.first_H1[:1], scene.first_H1]))
+    eye, angle = torch.zeros(3, 3, device=DEVICE), torch.zeros(3, device=DEVICE)
+    seen = ray_cast(with_nothing, torch.tensor([0, 1, 0], device=DEVICE), eye, angle, angle, View(5, 7), backend)
+    assert seen.depth_BIJ[1].min().item() == pytest.approx(1.5)
+    for part in seen:
+        assert part[1].all()
+        assert not part[[0, 2]].any()
 
 
 def test_far_is_the_last_depth(backend: str) -> None:
@@ -280,5 +293,6 @@ def test_bad_input_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match=words):
             ray_cast(scene, zero.long(), torch.zeros(2, 3), zero, zero, view)
-    with pytest.raises(ValueError, match="cannot run here: it computes in float32; what can: tiles, reference"):
-        ray_cast(scene, zero.long(), torch.zeros(2, 3).double(), zero, zero, ONE, "triton")
+    scene, zero, eye = pack([box], TABLE, DEVICE), zero.to(DEVICE), torch.zeros(2, 3, device=DEVICE)
+    with pytest.raises(ValueError, match=r"cannot run here: it computes in float32; what can: .*reference"):
+        ray_cast(scene, zero.long(), eye.double(), zero, zero, ONE, "triton")

@@ -38,7 +38,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"{name}-stacked": (name, STACKED) for name in MEMORIES},
     "gru-heads": ("gru", {"heads": 2}),
     "lstm-heads": ("lstm", {"heads": 4, "depth": 2, "residual": "add"}),
-    "mingru-linear": ("mingru", {"candidate": "linear", "hold": 4.0}),
+    "mingru-positive": ("mingru", {"candidate": "positive", "hold": 0.0}),
     "s5-lin": ("s5", {"init": "lin", "dt_max": 1.0, "residual": "none"}),
     "s4d-inv": ("s4d", {"init": "inv"}),
     "lru-ring": ("lru", {"r_min": 0.9, "r_max": 0.999, "phase": 0.3}),

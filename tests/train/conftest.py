@@ -83,6 +83,9 @@ class SumPolicy:
     def __init__(self) -> None:
         self.head = CategoricalHead(spaces.Discrete(2))
 
+    def look(self, inputs: Inputs) -> Inputs:
+        return inputs
+
     def initial_memory(self, batch: int) -> Tensor:
         return torch.zeros(batch)
 

@@ -83,7 +83,7 @@ def setting(toys, memory="lstm", **options):
     policy = Policy(EncoderConfig(), make_config(memory, width=8, **options), env.observation_space, env.action_space)
     with torch.no_grad():
         policy.out.weight.mul_(20)
-    return env, policy, start(env, policy, recall=True), torch.Generator().manual_seed(0)
+    return env, policy, start(env, policy, recall=asked(env)), torch.Generator().manual_seed(0)
 
 
 def same(got, want, exact=True):
@@ -196,9 +196,9 @@ class Late(Core):
 def test_a_core_that_settles_is_settled_after_each_step(toys):
     env, policy, _, generator = setting(toys)
     policy.core = Late()
-    acting = start(env, policy, recall=True)
+    acting = start(env, policy, recall=asked(env))
     graph = StepGraph(env, policy, acting, generator)
-    plain, drawn = start(env, policy, recall=True), torch.Generator().manual_seed(0)
+    plain, drawn = start(env, policy, recall=asked(env)), torch.Generator().manual_seed(0)
     for _ in range(2):
         window, acting = collect(env, policy, acting, LENGTH, generator, True, look=True, once=graph)
         want, plain = collect(env, policy, plain, LENGTH, drawn, True, look=True)

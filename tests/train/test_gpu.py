@@ -219,9 +219,11 @@ def test_episodes_are_metered_on_the_device(env):
     assert here.state["episode_return"].is_cuda
 
 
+# What tried to record left its nodes on another stream; torch says so, and waits for them.
+@pytest.mark.filterwarnings("ignore:The AccumulateGrad node's stream does not match:UserWarning")
 def test_what_cannot_be_recorded_says_so_and_runs():
     training = Training(small(kernels=("rnn=loop",)))  # it looks at which rows start
-    with pytest.warns(RuntimeWarning, match=r"learning cannot be recorded .* kernels\.rnn\.loop, line \d+, waits"):
+    with pytest.warns(RuntimeWarning, match=r"learning cannot be recorded .*kernels\.rnn\.loop, line \d+, waits"):
         update(training)
     assert training.graphs._learning is None
     update(training)  # and says it once

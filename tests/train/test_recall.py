@@ -19,7 +19,7 @@ from mnemic.memory.core import map_state, parts
 from mnemic.train.config import EvalConfig, PPOConfig, TrainConfig
 from mnemic.train.loop import act, improve, update
 from mnemic.train.ppo import advantages, gradient
-from mnemic.train.recall import Recall, Thing, begin, follow
+from mnemic.train.recall import Recall, Thing, asked, begin, follow
 from mnemic.train.rollout import collect, start
 from mnemic.train.run import RunFolder, Training
 
@@ -44,7 +44,7 @@ def followed(track, starts_TB):
     seen, now = [], {}
     for t, start_B in enumerate(starts_TB):
         hidden = {"it": Hidden(value_TB[t], values, shown_TB[t], turn_TB[t], back)}
-        now = follow(now, hidden, start_B) if t else begin(hidden, start_B)
+        now = follow(now, hidden, start_B) if t else begin(hidden, hidden, start_B)
         seen.append(now["it"])
     return Thing(*map(torch.stack, zip(*seen, strict=True)))
 
@@ -131,7 +131,7 @@ def test_a_window_in_pieces_asks_what_one_asks_and_acts_the_same(toys):
     training = Training(configured(toys))
     env, policy = training.env, training.policy
     found = []
-    for lengths, recall in (([12], True), ([5, 7], True), ([12], False)):
+    for lengths, recall in (([12], ["light"]), ([5, 7], ["light"]), ([12], [])):
         acting, generator, windows = start(env, policy, recall=recall), torch.Generator().manual_seed(0), []
         for length in lengths:
             window, acting = collect(env, policy, acting, length, generator, True)
@@ -272,6 +272,19 @@ def test_a_checkpoint_without_heads_does_not_fit_a_run_with_them(toys, tmp_path)
     with pytest.raises(ValueError, match="does not fit the configuration of its run") as caught:
         Training(config).restore(saved)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_named_alone_is_asked():
+    env = make_env("color-cubes").build(2, 0)
+    assert list(asked(env)) == ["target", "red cube", "green cube", "blue cube"]
+    assert list(asked(env, ["blue cube", "target"])) == ["blue cube", "target"]
+    with pytest.raises(ValueError, match=r"recall asks for 'door', and color-cubes hides target, red cube, .*; choose"):
+        asked(env, ["target", "door"])
+    training = Training(
+        TrainConfig(env=make_env("color-cubes"), ppo=replace(PPO, recall=("target",))),
+    )
+    assert list(act(training).hidden) == ["target"]
+    assert training.recall.out.out_features == 25
 
 
 @pytest.mark.parametrize("env", ["gym:CartPole-v1", "trials:gym:CartPole-v1"])

@@ -124,13 +124,13 @@ def test_a_dead_or_hanging_worker_is_replaced_and_its_agents_are_named(
     agents = agents_in([0, 1, 2, 3])
     sim.render(agents)
     pids = list(sim.processes)
-    assert not sim.lost(4).any()
+    assert not sim.lost(agents).any()
     (orders / order).touch()
     seen = sim.render(agents)
     assert torch.equal(seen["semantic"][:, 1, 1].long(), torch.arange(4)), "what is seen is right all the same"
     assert sim.restarts == 1
-    assert sim.lost(4).sum() == 2
-    assert not sim.lost(4).any()
+    assert sim.lost(agents).sum() == 2
+    assert not sim.lost(agents).any()
     (message,) = caplog.messages
     assert "restart 1 in all" in message
     assert ("did not answer within 1.5 s" if order == "hang" else "SIGSEGV") in message

@@ -172,6 +172,17 @@ def test_rows_do_not_know_of_each_other(walked: tuple[Embedded, Walk]) -> None:
     assert all(torch.equal(alone[name], seen[name][10:14]) for name in ("rgb", "depth", "semantic"))
 
 
+def test_some_agents_can_be_drawn_without_the_others(walked: tuple[Embedded, Walk]) -> None:
+    sim, steps = walked
+    agents = steps.agents[-1]
+    every = sim.render(agents)
+    for which_B in (torch.arange(48, device=DEVICE) % 5 == 0, torch.zeros(48, dtype=torch.bool, device=DEVICE)):
+        some = sim.render_some(agents, which_B)
+        for name, part in some.items():
+            assert torch.equal(part[which_B], every[name][which_B])
+            assert not part[~which_B].any()
+
+
 def test_pictures_are_those_of_the_definition_from_the_eye(walked: tuple[Embedded, Walk], homes: list[House]) -> None:
     _, steps = walked
     sim = Embedded(

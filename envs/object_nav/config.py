@@ -1,0 +1,201 @@
+"""The options of object navigation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+
+from ...kernels.ray_cast import View
+from ..houses import KINDS, HouseConfig, split_seed
+from ..simulator import Motion
+from ..step import EnvConfig
+from .presets import PRESETS
+
+if TYPE_CHECKING:
+    from .env import ObjectNav
+    from .oracle import ObjectNavOracle
+
+YCB = 20
+"""How many of `KINDS`, from the first, belong to the YCB set."""
+PAPER_SIZE = 256
+"""Pixels along a side of the picture that `success_pixels` is meant for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectNavConfig(EnvConfig):
+    """Find things in a house, one after the other; a trial is one house. None: as the preset says."""
+
+    name: ClassVar[str] = "object-nav"
+    summary: ClassVar[str] = "find one thing after another in the same house, by what is seen"
+    draws: ClassVar[bool] = True
+
+    preset: Literal["small", "relic", "memo"] = "small"
+    """small: small pictures, large things, short trials; relic and memo: the numbers of the two papers."""
+
+    houses: int = 16
+    """How many houses there are; hundreds are needed to do well in a new one. Each takes about 50 ms to make."""
+    split: Literal["train", "validation", "test"] = "train"
+    """Which houses: no two splits share one."""
+    first_house: int = 0
+    """The number of the first house in its split."""
+    min_rooms: int = 3
+    """The fewest rooms of a house, from 3."""
+    max_rooms: int = 8
+    """The most, up to 8."""
+    room_area: float = 14.0
+    """Square metres of a room, on average."""
+    fullness: float = 1.0
+    """How often furniture that a room can do without is there: 0 never, 1 as usual."""
+    min_things: int | None = None
+    """The fewest things to find that a house is meant to have. small 25, relic and memo 15."""
+    max_things: int | None = None
+    """The most. small 40, relic and memo 30."""
+    thing_scale: float | None = None
+    """Size of things over that of life. small 1.5, relic and memo 1."""
+    goals: Literal["all", "ycb", "large"] | None = None
+    """Kinds that can be goals: all 28, the twenty of the papers (ycb), or the eight that are larger. small all, relic
+    and memo ycb."""
+    kinds: int = 0
+    """At most so many of these kinds, the first; 0: all. A house without any of them is left out."""
+    too_many: int = 10
+    """A kind with so many instances in a house is no goal there."""
+
+    sensors: Literal["rgb", "depth", "rgb,depth"] = "rgb"
+    """What the agent sees with."""
+    size: int | None = None
+    """Pixels along a side of the picture. small 64, relic and memo 256."""
+    hfov: float = 90.0
+    """Field of view, degrees."""
+    far: float = 20.0
+    """What is farther away is not seen, metres; a depth of 1 stands for it."""
+    eye_height: float = 1.25
+    """Of the camera above the floor, metres."""
+    forward: float = 0.25
+    """Metres of a step."""
+    turn: float = 30.0
+    """Degrees of a turn. What Memo's code does in effect is 14.3."""
+    look: float = 30.0
+    """Degrees of a look up or down, which go from 60 below the horizon to 30 above."""
+    agent_radius: float = 0.1
+    """Room that the agent needs around it, metres."""
+    cell: float = 0.1
+    """Side of a cell of the floor's grid, on which it is decided where the agent can be and how far it is, metres."""
+
+    episode_steps: int = 500
+    """Steps after which an episode is truncated."""
+    trial_steps: int | None = None
+    """Steps of a trial. small 1,024, relic and memo 4,096."""
+    success_radius: float = 2.0
+    """How near a thing must be to be found, seen from above, metres."""
+    success_pixels: int = 10
+    """How much of it must be seen: pixels of a picture of 256 x 256, the same share of other sizes, at least one."""
+    success_reward: float = 2.0
+    """Paid for a thing that is found."""
+    wrong_stop: Literal["ends", "stays"] = "ends"
+    """A stop that finds nothing ends the episode, or (stays, for a curriculum) is a step like another."""
+    wrong_reward: float = 0.0
+    """Added for a stop that finds nothing; at most 0."""
+    progress_reward: float = 1.0
+    """Paid for each metre that the way to the nearest place to see the goal from gets shorter."""
+    slack: float | None = None
+    """Added in every step; at most 0. relic -0.001, small and memo -0.003."""
+    min_start: float | None = None
+    """The shortest way that an episode begins with, metres, where the house has such places. small 0.5, so that nothing
+    is found where an episode begins; relic and memo 0."""
+    max_start: float = 0.0
+    """The longest, for a curriculum; 0: no limit."""
+
+    def __post_init__(self) -> None:
+        """Refuse options that contradict each other."""
+        self.require_choice("preset", tuple(PRESETS))
+        for name, least in (("houses", 1), ("first_house", 0), ("kinds", 0), ("too_many", 1), ("episode_steps", 1)):
+            self.require_whole(name, least)
+        self.require_whole("success_pixels", 1)
+        self.require_number("success_radius", 0.5, 10)
+        self.require_number("success_reward")
+        self.require_number("progress_reward", low=0)
+        self.require_number("wrong_reward", high=0)
+        self.require_choice("wrong_stop", ("ends", "stays"))
+        self.require_number("max_start", low=0)
+        self.require_choice("split", ("train", "validation", "test"))
+        self.require_choice("sensors", ("rgb", "depth", "rgb,depth"))
+        if any(getattr(self, name) is None for name in PRESETS[self.preset]):
+            self.resolved()  # checks the rest
+            return
+        self.require_whole("size", 1)
+        self.require_whole("trial_steps", 1)
+        self.require_number("slack", high=0)
+        self.require_choice("goals", ("all", "ycb", "large"))
+        self.require_number("min_start", low=0)
+        if 0 < self.max_start <= (self.min_start or 0.0):
+            self.refuse(
+                f"min_start is {self.min_start:g} and max_start is {self.max_start:g}; "
+                "make max_start larger, or 0 for no limit"
+            )
+        if (self.trial_steps or 0) < self.episode_steps:
+            self.refuse(
+                f"trial_steps is {self.trial_steps} and episode_steps is {self.episode_steps}; "
+                "a trial must be at least as long as an episode"
+            )
+        try:
+            self.house_config(), self.motion(), self.view().check()
+        except (ValueError, TypeError) as error:
+            self.refuse(str(error))
+
+    def resolved(self) -> ObjectNavConfig:
+        """Return the same task with every option of the preset filled in."""
+        missing = {name: value for name, value in PRESETS[self.preset].items() if getattr(self, name) is None}
+        return replace(self, **missing) if missing else self
+
+    def house_config(self) -> HouseConfig:
+        """Return what houses are like."""
+        full = self.resolved()
+        names = "min_rooms max_rooms room_area fullness min_things max_things thing_scale agent_radius eye_height cell"
+        return HouseConfig(**{name: getattr(full, name) for name in names.split()})
+
+    def motion(self) -> Motion:
+        """Return how agents move."""
+        return Motion(forward=self.forward, turn=self.turn, look=self.look, eye_height=self.eye_height)
+
+    def view(self) -> View:
+        """Return the camera."""
+        size = self.resolved().size or 0
+        return View(size, size, self.hfov, self.far)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of the houses."""
+        return tuple(split_seed(self.split, self.first_house + index) for index in range(self.houses))
+
+    @property
+    def goal_kinds(self) -> tuple[int, ...]:
+        """The kinds that can be goals, by their places in `KINDS`."""
+        every = range(len(KINDS))
+        allowed = {"all": every, "ycb": every[:YCB], "large": every[YCB:]}[self.resolved().goals or "all"]
+        return tuple(allowed[: self.kinds or len(every)])
+
+    @property
+    def least_pixels(self) -> int:
+        """How many pixels of a thing must be seen."""
+        size = self.resolved().size or 0
+        return max(1, math.ceil(self.success_pixels * size * size / PAPER_SIZE**2))
+
+    def build(self, batch: int, seed: int, device: torch.device | str = "cpu") -> ObjectNav:
+        """Make `batch` trials. Houses that this process has made before are there at once.
+
+        Raises:
+            ValueError: no house has a goal.
+        """
+        # Only here, since it imports this module.
+        from .env import ObjectNav
+
+        return ObjectNav(self, batch, seed, device)
+
+    def oracle(self) -> ObjectNavOracle:
+        """Return a player that knows the house, which an agent does not: what it reaches is a ceiling."""
+        from .oracle import ObjectNavOracle
+
+        return ObjectNavOracle()

@@ -1,0 +1,102 @@
+"""All that trials of one configuration share on a device: the simulator, and tables of goals, ways and things.
+
+The ways are the largest: F fields of C cells, float16. A house has about 20 kinds that can be goals, and the grid of
+the largest of many houses about 20,000 cells, so 1,024 houses take 0.8 GB; 16 houses take 11 MB. float32 would take
+twice that and be at most 8 mm more exact.
+
+Shapes: H houses, F distance fields, C cells of the largest floor, G goals of the house with most, E ids of instances of
+the house with most, 0 for none included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
+
+from ..houses import House
+from ..simulator import Embedded
+from .config import ObjectNavConfig
+from .prepare import Prepared, Terms, prepare
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """Houses on a device; nothing of it changes."""
+
+    prepared: tuple[Prepared, ...]
+    simulator: Embedded
+    way_FC: Tensor
+    """(F, C) float16, metres: from each cell to the nearest viewpoint; see `Simulator.geodesic`."""
+    goals_H: Tensor
+    """(H,) int64: how many kinds can be goals."""
+    goal_HG: Tensor
+    """(H, G) int64: which they are."""
+    first_H: Tensor
+    """(H,) int64: the field of the first of them; the others follow."""
+    kind_HE: Tensor
+    """(H, E) int64: the kind of each instance, -1 for what is no thing to find."""
+    place_HE3: Tensor
+    """(H, E, 3) float32: the middle of each instance, metres."""
+
+
+_WORLDS: WeakValueDictionary[Any, World] = WeakValueDictionary()
+
+
+def make_simulator(houses: Sequence[House], config: ObjectNavConfig, device: torch.device) -> Embedded:
+    """Return the simulator that agents move in: the one place that says which."""
+    sensors = (*config.sensors.split(","), "semantic")
+    return Embedded(houses, device, view=config.view(), motion=config.motion(), sensors=sensors)
+
+
+def world(config: ObjectNavConfig, device: torch.device) -> World:
+    """Return the world of a configuration, the same as long as someone holds it.
+
+    Raises:
+        ValueError: no house has a goal.
+    """
+    terms = Terms(houses=config.house_config(), radius=config.success_radius, too_many=config.too_many)
+    kinds = config.goal_kinds
+    key = (config.seeds, terms, kinds, config.view(), config.motion(), config.sensors, device)
+    if (found := _WORLDS.get(key)) is None:
+        prepared = [one for one in prepare(config.seeds, terms) if set(kinds) & set(one.kind_K.tolist())]
+        if not prepared:
+            config.refuse(
+                f"none of {config.houses} houses has a goal of {len(kinds)} kinds; take more kinds, or more houses"
+            )
+        found = _WORLDS[key] = make_world(prepared, config, device)
+    return found
+
+
+def make_world(prepared: Sequence[Prepared], config: ObjectNavConfig, device: torch.device) -> World:
+    """Put houses that have goals on a device."""
+    simulator = make_simulator([one.house for one in prepared], config, device)
+    allowed = set(config.goal_kinds)
+    goals = [[k for k, kind in enumerate(one.kind_K.tolist()) if kind in allowed] for one in prepared]
+    count = [len(mine) for mine in goals]
+    goal_HG = torch.zeros(len(prepared), max(count), dtype=torch.int64)
+    ids = 1 + max(len(one.house.instances) for one in prepared)
+    kind_HE = torch.full((len(prepared), ids), -1)
+    place_HE3 = torch.zeros(len(prepared), ids, 3)
+    fields = []
+    for h, (one, mine) in enumerate(zip(prepared, goals, strict=True)):
+        goal_HG[h, : len(mine)] = torch.from_numpy(one.kind_K[mine])
+        fields.append(simulator.pad(one.field()[mine]).half())
+        for instance in one.house.instances:
+            kind_HE[h, instance.id] = -1 if instance.goal is None else instance.goal
+            place_HE3[h, instance.id] = torch.tensor(instance.centre)
+    goals_H = torch.tensor(count)
+    return World(
+        prepared=tuple(prepared),
+        simulator=simulator,
+        way_FC=torch.cat(fields),
+        goals_H=goals_H.to(device),
+        goal_HG=goal_HG.to(device),
+        first_H=(goals_H.cumsum(0) - goals_H).to(device),
+        kind_HE=kind_HE.to(device),
+        place_HE3=place_HE3.to(device),
+    )

@@ -1,0 +1,59 @@
+"""What a CUDA graph needs of a step: no look at a tensor, no size that depends on one; and the same bits."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mnemic.envs import laws
+from mnemic.envs.object_nav import ObjectNav, ObjectNavConfig
+
+CONFIGS = [
+    ObjectNavConfig(size=8, houses=2, max_rooms=3, max_things=25, episode_steps=6, trial_steps=14),
+    ObjectNavConfig(
+        size=8, houses=2, max_rooms=3, max_things=25, episode_steps=6, trial_steps=14, max_start=2.0, sensors="depth"
+    ),
+]
+LOOKS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "item")
+
+
+class NoLooks(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        assert name not in LOOKS, f"{name} looks at a tensor"
+        if name in ("index", "index_put", "index_put_"):
+            indices = [index for index in args[1] if index is not None]
+            assert all(index.dtype != torch.bool for index in indices), "an index by a mask has a size of its own"
+        return func(*args, **(kwargs or {}))
+
+
+def played(env: ObjectNav, steps: int = 30) -> Iterator[laws.Tensor]:
+    state, _ = env.reset()
+    for action_B in laws.actions(env, steps):
+        state, step = env.move(state, action_B)
+        yield from laws.tensors((state, step)).values()
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=["rgb", "near"])
+def test_a_step_without_looks_gives_the_same_bits(config: ObjectNavConfig) -> None:
+    looks, does_not = config.build(5, 0), config.build(5, 0)
+    does_not._looks = False
+    for one, other in zip(played(looks), played(does_not), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=["rgb", "near"])
+def test_a_step_does_not_look(config: ObjectNavConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the drawing, which has two backends: that of a CPU looks, that of a GPU does not."""
+    env = config.build(5, 0)
+    env._looks = False
+    state, _ = env.reset()
+    seen = env.simulator.render(state.task.agents)
+    monkeypatch.setattr(env.simulator, "render", lambda agents: seen)
+    monkeypatch.setattr(env.simulator, "render_some", lambda agents, which_B: seen)
+    with NoLooks():
+        for action_B in laws.actions(env, 8):
+            state, _ = env.move(state, action_B)
+        with pytest.raises(AssertionError, match="looks at a tensor"):
+            bool(state.task.in_view_B.any())
