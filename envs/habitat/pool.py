@@ -310,6 +310,6 @@ def _outcome(code: int | None) -> str:
 
 
 def _last(said: str) -> str:
-    """Return the last line that says something."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    """Return the last line that says something; that there is no light from the surroundings is meant to be so."""
+    lines = [line.strip() for line in said.splitlines() if line.strip() and "IBL" not in line and "of none" not in line]
     return lines[-1][:300] if lines else "it said nothing"
