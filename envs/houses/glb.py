@@ -15,7 +15,7 @@ import numpy as np
 BYTE, SHORT, INT, FLOAT = 5121, 5123, 5125, 5126
 """Component types: uint8, uint16, uint32, float32."""
 ARRAY, ELEMENTS = 34962, 34963
-LINEAR, LINEAR_MIPMAP_LINEAR, CLAMP = 9729, 9987, 33071
+NEAREST, CLAMP = 9728, 33071
 
 
 class Glb:
@@ -29,8 +29,9 @@ class Glb:
             "extras": extras,
             "scene": 0,
             "scenes": [{"nodes": []}],
+            # As rays are cast: what is seen of an image is one point of it, with nothing mixed in from around it.
             "samplers": [
-                {"magFilter": LINEAR, "minFilter": LINEAR_MIPMAP_LINEAR, "wrapS": CLAMP, "wrapT": CLAMP},
+                {"magFilter": NEAREST, "minFilter": NEAREST, "wrapS": CLAMP, "wrapT": CLAMP},
             ],
         }
 

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ...kernels.ray_cast import View
@@ -137,6 +138,13 @@ class Simulator(ABC):
             which_B: (B,) bool.
         """
         return self.render(agents)
+
+    def lost(self, agents: Agents) -> Tensor:
+        """Return whose episode something went wrong with since this was asked last, (B,) bool: it is to be truncated.
+
+        Here: for nobody.
+        """
+        return torch.zeros_like(agents.house_B, dtype=torch.bool)
 
     @abstractmethod
     def geodesic(self, agents: Agents, field_FC: Tensor, which_B: Tensor) -> Tensor:

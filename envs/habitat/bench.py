@@ -1,0 +1,109 @@
+"""How fast workers are beside plain habitat-sim in as many processes: `python -m mnemic.envs.habitat.bench --help`.
+
+Both step agents at random in the same house and see it with the same sensors. The plain loops wait for nobody; of the
+workers, every step of all agents is waited for, and what they see is returned as tensors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from ...kernels.ray_cast import View
+from ..houses import HouseConfig, generate, split_seed
+from ..houses.export import NAVMESH, scene_name
+from ..random import Stream
+from ..simulator.base import SENSORS
+from . import plain
+from .cache import exported
+from .simulator import Habitat, Workers
+
+
+def plain_speed(workers: Workers, sensors: tuple[str, ...], size: int, seconds: float) -> float:
+    """Return the frames per second of plain loops, all together."""
+    house = generate(split_seed("validation", 0))
+    dataset = exported([house], HouseConfig(), None)
+    setup = {
+        "dataset": str(dataset),
+        "scene": scene_name(house.seed),
+        "navmesh": str(dataset.parent / NAVMESH),
+        "gpu": workers.gpu,
+        "sensors": sensors,
+        "size": [size, size],
+        "seconds": seconds,
+    }
+    command = [workers.python or sys.executable, str(Path(plain.__file__))]
+    loops = [
+        subprocess.Popen(
+            [*command, json.dumps(setup | {"seed": seed})],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for seed in range(workers.count)
+    ]
+    try:
+        for loop in loops:
+            while loop.stdout and (line := loop.stdout.readline()).strip() != "ready":
+                if not line:
+                    raise ValueError(f"habitat: {command[0]} cannot run plain habitat-sim on GPU {workers.gpu}")
+        for loop in loops:
+            if loop.stdin:
+                loop.stdin.write("\n")
+                loop.stdin.flush()
+        return sum(float(loop.stdout.readlines()[-1]) for loop in loops if loop.stdout)
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.communicate()
+
+
+def worker_speed(workers: Workers, sensors: tuple[str, ...], size: int, seconds: float, agents: int) -> float:
+    """Return the frames per second of workers with some agents each, in the same house."""
+    batch = agents * workers.count
+    house = generate(split_seed("validation", 0))
+    sim = Habitat([house], view=View(size, size, far=1000.0), sensors=sensors, workers=workers)
+    try:
+        stream = Stream.seeded(0, batch, "cpu")
+        now = sim.spawn(torch.zeros(batch, dtype=torch.int64), stream.uniform(0, 2))
+        action_TB = torch.tensor([1, 1, 2, 3])[torch.randint(4, (1000, batch))]
+        sim.render(now)
+        steps, begun = 0, time.perf_counter()
+        while time.perf_counter() - begun < seconds:
+            now, _ = sim.move(now, action_TB[steps % 1000])
+            sim.render(now)
+            steps += 1
+        return steps * batch / (time.perf_counter() - begun)
+    finally:
+        sim.close()
+
+
+def main() -> None:
+    """Measure both by turns and print their frames per second."""
+    parser = argparse.ArgumentParser(description="frames per second of the workers beside plain habitat-sim")
+    parser.add_argument("--python", help="the interpreter that has habitat-sim; this one if left out")
+    parser.add_argument("--gpu", type=int, default=0, help="the number of a GPU, -1 for none")
+    parser.add_argument("--workers", type=int, default=2, help="how many processes")
+    parser.add_argument("--sensors", default="rgb,depth", help=f"of {', '.join(SENSORS)}")
+    parser.add_argument("--size", type=int, default=64, help="pixels along a side")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
+    options = parser.parse_args()
+    workers = Workers(python=options.python, gpu=options.gpu, count=options.workers)
+    sensors = tuple(options.sensors.split(","))
+    for turn in range(3):
+        base = plain_speed(workers, sensors, options.size, options.seconds)
+        print(f"turn {turn}: plain habitat-sim {base:,.0f} frames/s in {options.workers} processes", flush=True)
+        for agents in (1, 8, 32):
+            speed = worker_speed(workers, sensors, options.size, options.seconds, agents)
+            print(f"turn {turn}: workers of {agents} agents {speed:,.0f} frames/s, {speed / base:.2f} x", flush=True)
+
+
+if __name__ == "__main__":
+    main()

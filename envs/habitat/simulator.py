@@ -1,0 +1,357 @@
+"""Habitat as a simulator: the same houses, agents and pictures as the embedded one, by habitat-sim in other processes.
+
+Agents are values here too, so any worker can draw any of them. They are shared out evenly: one that stays in its house
+stays with its worker, and one that is new goes to a worker that has its house open, if one has room.
+
+Shapes: B agents, H houses, K workers, N rows of one worker, I rows and J columns of pixels (of a grid of a floor: of
+cells), C cells of a floor.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...kernels.ray_cast import View
+from ..houses import House, HouseConfig
+from ..houses.export import NAVMESH, scene_name
+from ..simulator import Agents, Motion, Pose
+from ..simulator.base import FORWARD, SENSORS
+from ..simulator.floors import Floors
+from .cache import exported
+from .pool import Pool
+
+NEAR_CELLS = 5
+"""How far beyond the cells of a floor an agent is still taken to be next to them: navmeshes are not made of cells."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """The processes that have habitat-sim."""
+
+    python: str | None = None
+    """The interpreter that can import habitat_sim; None: this one."""
+    count: int = 2
+    """How many processes there are."""
+    gpu: int = 0
+    """The number of the GPU that draws, as CUDA counts; -1: what OpenGL finds, and so Mesa where there is no GPU."""
+    open_scenes: int = 8
+    """How many scenes a worker keeps open, if agents are not in more at once."""
+    timeout: float = 120.0
+    """Seconds after which a worker that does not answer is taken to hang."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense."""
+        if self.count < 1 or self.open_scenes < 1:
+            raise ValueError(
+                f"habitat: {self.count} workers with {self.open_scenes} scenes; at least 1 of each is expected"
+            )
+        if self.gpu < -1:
+            raise ValueError(f"habitat: gpu is {self.gpu}; the number of a GPU is expected, or -1 for none")
+        if not self.timeout > 0:
+            raise ValueError(f"habitat: timeout is {self.timeout}; seconds above 0 are expected")
+
+
+class Habitat(Floors):
+    """Scenes in worker processes. `close` ends them, and so does whatever ends this process.
+
+    Attributes:
+        scenes: the name of each house.
+        origin_H3: (H, 3) float32: the smallest x and z of each floor, and its height in the middle, metres.
+    """
+
+    def __init__(
+        self,
+        houses: Sequence[House],
+        device: torch.device | str = "cpu",
+        *,
+        view: View | None = None,
+        motion: Motion | None = None,
+        sensors: Sequence[str] = SENSORS,
+        config: HouseConfig | None = None,
+        workers: Workers | None = None,
+        folder: str | Path | None = None,
+    ) -> None:
+        """Open generated houses, which are exported where they are not there yet.
+
+        Args:
+            houses: all houses, in the order of their numbers.
+            device: where what is returned lives.
+            view: the camera; None: 64 x 64 pixels, 90 degrees.
+            motion: how agents move; None: the defaults.
+            sensors: what `render` returns, of `SENSORS`.
+            config: what the houses were made with; it says how large agents are.
+            workers: the processes; None: the defaults.
+            folder: where exported houses are kept; None: in the user's folder of caches.
+
+        Raises:
+            ValueError: habitat-sim cannot be used, and what to do; or houses or options as of `Embedded`.
+        """
+        config = config or HouseConfig()
+        cells = sorted({house.cell for house in houses})
+        if len(cells) > 1:
+            raise ValueError(f"simulator: floors have cells of {cells} m; make all houses with the same `cell`")
+        self._lay([house.navigable_IJ for house in houses], cells[0] if cells else 0.0, device)
+        self._camera(view, motion, sensors)
+        dataset = exported(houses, config, folder).resolve()
+        kept = dataset.parent / "navmeshes"
+        kept.mkdir(exist_ok=True)
+        self.scenes = tuple(scene_name(house.seed) for house in houses)
+        self._start(
+            workers or Workers(),
+            dataset,
+            (config.agent_height, config.agent_radius),
+            {"navmesh": str(dataset.parent / NAVMESH), "kept": str(kept), "home": str(dataset.parent), "level": True},
+        )
+        self.origin_H3 = torch.zeros(len(houses), 3, device=self.device)
+        self._near_HC = self._nearest()
+
+    @classmethod
+    def of_dataset(
+        cls,
+        dataset: str | Path,
+        scenes: Sequence[str],
+        device: torch.device | str = "cpu",
+        *,
+        view: View | None = None,
+        motion: Motion | None = None,
+        sensors: Sequence[str] = SENSORS,
+        height: float = 1.5,
+        radius: float = 0.1,
+        cell: float = 0.1,
+        workers: Workers | None = None,
+    ) -> Habitat:
+        """Open scenes of a dataset on disk: HSSD, HM3D, ReplicaCAD or any other with a configuration of Habitat.
+
+        Of a scene with several storeys the one with the most floor counts. Ids of `semantic` are those of the dataset.
+
+        Args:
+            dataset: the file `*.scene_dataset_config.json`.
+            scenes: names of its scenes.
+            device: where what is returned lives.
+            view: the camera; None: 64 x 64 pixels, 90 degrees.
+            motion: how agents move; None: the defaults.
+            sensors: what `render` returns, of `SENSORS`.
+            height: of agents, metres, for scenes that come without a navmesh.
+            radius: of agents, metres.
+            cell: side of the cells of floors, metres.
+            workers: the processes; None: the defaults.
+
+        Raises:
+            ValueError: habitat-sim cannot be used, or the file or a scene is missing, and what to do.
+        """
+        path = Path(dataset).expanduser().resolve()
+        if not path.is_file():
+            raise ValueError(f"habitat: there is no {path}; name the dataset's *.scene_dataset_config.json")
+        if not scenes:
+            raise ValueError("habitat: no scene came; name at least one of the dataset")
+        self = cls.__new__(cls)
+        self.device, self.scenes = torch.device(device), tuple(scenes)
+        self._camera(view, motion, sensors)
+        as_it_is = {"navmesh": None, "kept": None, "home": None, "level": False}
+        self._start(workers or Workers(), path, (height, radius), as_it_is)
+        try:
+            floors = [self._ask_one(number, {"do": "floor", "cell": cell}) for number in range(len(scenes))]
+            free = [np.array([[sign == "1" for sign in row] for row in floor["free"]]) for floor in floors]
+            self._lay(free, cell, device)
+        except BaseException:
+            self.close()
+            raise
+        self.origin_H3 = torch.tensor([floor["origin"] for floor in floors], device=self.device)
+        self._near_HC = self._nearest()
+        return self
+
+    def _camera(self, view: View | None, motion: Motion | None, sensors: Sequence[str]) -> None:
+        if unknown := [name for name in sensors if name not in SENSORS]:
+            raise ValueError(f"simulator: unknown sensor {unknown[0]!r}; choose of {', '.join(SENSORS)}")
+        self.view, self.motion, self.sensors = view or View(64, 64), motion or Motion(), tuple(sensors)
+        self.view.check()
+
+    def _start(self, workers: Workers, dataset: Path, agent: tuple[float, float], more: dict[str, Any]) -> None:
+        setup = more | {
+            "dataset": str(dataset),
+            "scenes": self.scenes,
+            "gpu": workers.gpu,
+            "sensors": self.sensors,
+            "size": (self.view.height, self.view.width),
+            "hfov": self.view.hfov,
+            "far": self.view.far,
+            "eye": self.motion.eye_height,
+            "height": agent[0],
+            "radius": agent[1],
+            "open": workers.open_scenes,
+            "rows": 1,
+        }
+        self._pool = Pool(workers.python or sys.executable, [setup] * workers.count, workers.timeout)
+        self._home_B = np.full(0, -1)
+        self._house_B = np.full(0, -1)
+        self._lost_B = np.zeros(0, dtype=bool)
+
+    def close(self) -> None:
+        """End the workers."""
+        self._pool.close()
+
+    @property
+    def restarts(self) -> int:
+        """How many workers died or hung, and were replaced."""
+        return self._pool.restarts
+
+    @property
+    def processes(self) -> tuple[int, ...]:
+        """The numbers of the workers' processes."""
+        return tuple(each.pid for each in self._pool.workers)
+
+    def lost(self, agents: Agents) -> Tensor:
+        """Return whose worker died or hung since this was asked last, (B,) bool.
+
+        What they see afterwards is right all the same: it is drawn by a new worker.
+        """
+        batch = len(agents.house_B)
+        lost_B = np.zeros(batch, dtype=bool)
+        lost_B[: len(self._lost_B)] = self._lost_B[:batch]
+        self._lost_B = np.zeros(0, dtype=bool)
+        return torch.from_numpy(lost_B).to(self.device)
+
+    def place(self, house_B: Tensor, pose: Pose) -> Agents:
+        """Put agents somewhere."""
+        agents = super().place(house_B, self._moved(house_B, pose, -1))
+        return agents._replace(pose=self._moved(agents.house_B, agents.pose, 1))
+
+    def spawn(self, house_B: Tensor, number_B2: Tensor) -> Agents:
+        """Return agents in the middles of navigable cells, all equally likely, that look ahead."""
+        agents = super().spawn(house_B, number_B2)
+        return agents._replace(pose=self._moved(house_B, agents.pose, 1))
+
+    def move(self, agents: Agents, action_B: Tensor) -> tuple[Agents, Tensor]:
+        """Let every agent do something; steps are those of Habitat, on the navmesh, with sliding."""
+        yaw_B, pitch_B = self._turned(agents.pose, action_B)
+        hit_B = torch.zeros_like(action_B, dtype=torch.bool)
+        position_B3 = agents.pose.position_B3.clone()
+        row_N = (action_B == FORWARD).nonzero()[:, 0]
+        if len(row_N):
+            length_B = np.full(len(action_B), self.motion.forward, dtype=np.float32)
+            for rows, block in self._do("move", agents, row_N.cpu().numpy(), {"length": length_B}):
+                made = torch.from_numpy(rows).to(self.device)
+                position_B3[made] = torch.from_numpy(block["position"][: len(rows)].copy()).to(self.device)
+                hit_B[made] = torch.from_numpy(block["hit"][: len(rows)] != 0).to(self.device)
+        return Agents(agents.house_B, Pose(position_B3, yaw_B, pitch_B)), hit_B
+
+    def render(self, agents: Agents) -> dict[str, Tensor]:
+        """Return what agents see, by sensor."""
+        return self.render_some(agents, torch.ones_like(agents.house_B, dtype=torch.bool))
+
+    def render_some(self, agents: Agents, which_B: Tensor) -> dict[str, Tensor]:
+        """Return what some agents see, and 0 for the others.
+
+        Args:
+            agents: where all are.
+            which_B: (B,) bool.
+        """
+        size = (len(agents.house_B), self.view.height, self.view.width)
+        shapes: dict[str, tuple[tuple[int, ...], type]] = {
+            "rgb": ((*size, 3), np.uint8),
+            "depth": (size, np.float32),
+            "semantic": (size, np.int32),
+        }
+        seen: dict[str, np.ndarray] = {name: np.zeros(*shapes[name]) for name in self.sensors}
+        for rows, block in self._do("render", agents, which_B.nonzero()[:, 0].cpu().numpy(), {}):
+            for name, picture in seen.items():
+                from_below = block[name][: len(rows), :, :, :3] if name == "rgb" else block[name][: len(rows)]
+                picture[rows] = from_below[:, ::-1]
+        return {name: torch.from_numpy(picture).to(self.device) for name, picture in seen.items()}
+
+    def geodesic(self, agents: Agents, field_FC: Tensor, which_B: Tensor) -> Tensor:
+        """Return the length of the way to the nearest goal, from the cell of each agent or the nearest one to it."""
+        house_B, pose = agents.house_B, self._moved(agents.house_B, agents.pose, -1)
+        x_B, y_B, z_B = pose.position_B3.unbind(1)
+        i_B = (z_B / self.cell).floor().long().clamp(0, self.grid[0] - 1)
+        j_B = (x_B / self.cell).floor().long().clamp(0, self.grid[1] - 1)
+        own_B = i_B * self.grid[1] + j_B
+        cell_B = self._near_HC[house_B, own_B].long()
+        on_x_B = (cell_B % self.grid[1] + 0.5) * self.cell
+        on_z_B = (torch.div(cell_B, self.grid[1], rounding_mode="floor") + 0.5) * self.cell
+        free_B = self.free_HC[house_B, own_B]
+        to_B = torch.where(free_B, 0.0, torch.hypot(on_x_B - x_B, on_z_B - z_B))
+        on_B3 = torch.stack([torch.where(free_B, x_B, on_x_B), y_B, torch.where(free_B, z_B, on_z_B)], 1)
+        return to_B + super().geodesic(Agents(house_B, pose._replace(position_B3=on_B3)), field_FC, which_B)
+
+    def paths(self, house: int, start_N3: np.ndarray, end_N3: np.ndarray) -> np.ndarray:
+        """Return the lengths of the shortest ways by Habitat's navmesh, (N,), metres; infinite where there is none."""
+        request = {"do": "paths", "starts": start_N3.tolist(), "ends": end_N3.tolist()}
+        return np.array(self._ask_one(house, request))
+
+    def _ask_one(self, house: int, request: dict[str, Any]) -> Any:
+        number = house % len(self._pool.workers)
+        answers, _ = self._pool.ask({number: (request | {"scene": house}, {})})
+        return answers[number]
+
+    def _do(
+        self, what: str, agents: Agents, row_N: np.ndarray, more: dict[str, np.ndarray]
+    ) -> list[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        """Let workers do something with some agents; return, by worker, whose rows are where, and its block."""
+        house_B = agents.house_B.cpu().numpy()
+        position_B3, yaw_B, pitch_B = (part.cpu().numpy() for part in agents.pose)
+        columns = {"scene": house_B, "position": position_B3, "yaw": yaw_B, "pitch": pitch_B} | more
+        worker_N = self._share(house_B)[row_N]
+        rows = {number: row_N[worker_N == number] for number in np.unique(worker_N).tolist()}
+        _, restarted = self._pool.ask(
+            {
+                number: ({"do": what, "rows": len(mine)}, {name: values[mine] for name, values in columns.items()})
+                for number, mine in rows.items()
+            }
+        )
+        for number in restarted:
+            self._lost_B[rows[number]] = True
+        return [(mine, self._pool.workers[number].block.arrays) for number, mine in rows.items()]
+
+    def _share(self, house_B: np.ndarray) -> np.ndarray:
+        """Return the worker of each agent, (B,): no worker has more than its part of them."""
+        count = len(self._pool.workers)
+        if len(house_B) != len(self._house_B):
+            self._home_B, self._house_B = np.full(len(house_B), -1), np.full(len(house_B), -1)
+        if len(house_B) != len(self._lost_B):
+            self._lost_B = np.resize(self._lost_B, len(house_B)) & (np.arange(len(house_B)) < len(self._lost_B))
+        new_B = self._house_B != house_B
+        if new_B.any():
+            home_B = np.where(new_B, -1, self._home_B)
+            room = np.full(count, -(-len(house_B) // count)) - np.bincount(home_B[~new_B], minlength=count)
+            open_in: dict[int, set[int]] = {}
+            for house, home in zip(house_B[~new_B].tolist(), home_B[~new_B].tolist(), strict=True):
+                open_in.setdefault(house, set()).add(home)
+            for row in np.flatnonzero(new_B).tolist():
+                having = [home for home in open_in.get(int(house_B[row]), ()) if room[home] > 0]
+                home_B[row] = max(having, key=lambda home: room[home]) if having else int(room.argmax())
+                room[home_B[row]] -= 1
+                open_in.setdefault(int(house_B[row]), set()).add(int(home_B[row]))
+            self._home_B, self._house_B = home_B, house_B.copy()
+        return self._home_B
+
+    def _moved(self, house_B: Tensor, pose: Pose, sign: int) -> Pose:
+        """Return poses in the coordinates of their scene (1), from those of their floor, or the other way (-1).
+
+        Numbers of houses that there are none of are left to the check that follows.
+        """
+        house_B = house_B.to(self.device, torch.int64).clamp(0, self.houses - 1)
+        return pose._replace(position_B3=pose.position_B3.to(self.device) + sign * self.origin_H3[house_B])
+
+    def _nearest(self) -> Tensor:
+        """Return the free cell nearest to each cell, (H, C) int32, as far as `NEAR_CELLS`; farther ones have any."""
+        free_HIJ = self.free_HC.cpu().numpy().reshape(self.houses, *self.grid)
+        cells = np.arange(self.grid[0] * self.grid[1]).reshape(self.grid)
+        near_HIJ = np.where(free_HIJ, cells, -1)
+        steps = [(0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)]
+        for _ in range(NEAR_CELLS):
+            wide = np.pad(near_HIJ, ((0, 0), (1, 1), (1, 1)), constant_values=-1)
+            for di, dj in steps:
+                beside = wide[:, 1 + di : 1 + di + self.grid[0], 1 + dj : 1 + dj + self.grid[1]]
+                near_HIJ = np.where(near_HIJ < 0, beside, near_HIJ)
+        any_H11 = near_HIJ.reshape(self.houses, -1).max(1)[:, None, None]
+        near_HIJ = np.where(near_HIJ < 0, any_H11, near_HIJ)
+        return torch.from_numpy(near_HIJ.reshape(self.houses, -1).astype(np.int32)).to(self.device)
