@@ -34,6 +34,7 @@ LAYOUT = {
         "policy: entropy": ["Multiline", ["losses/entropy"]],
         "policy: how far it moves in an update": ["Multiline", ["losses/approx_kl", "losses/clip_fraction"]],
         "value": ["Multiline", ["losses/value_loss", "losses/explained_variance"]],
+        "what the task hides: share of right answers": ["Multiline", ["losses/recall_accuracy"]],
         "return by episode in the trial": ["Multiline", [r"trial/return_episode_.*"]],
         "success by episode in the trial": ["Multiline", [r"trial/success_episode_.*"]],
         "gain in the trial: last whole episode minus first": ["Multiline", [r"(trial|eval)/gain"]],
