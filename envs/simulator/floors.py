@@ -15,6 +15,9 @@ from torch import Tensor
 
 from .base import DOWN, LEFT, RIGHT, UP, Agents, Pose, Simulator
 
+AROUND = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1))
+"""A cell and the eight around it, by rows and columns, those at its corners last."""
+
 
 class Floors(Simulator):
     """A simulator whose houses have floors of equal cells, the smallest x and z of each at 0.
@@ -101,18 +104,21 @@ class Floors(Simulator):
         """Return the length of the way to the nearest goal: by the best of the nine cells at and around each agent."""
         x_B, _, z_B = agents.pose.position_B3.unbind(1)
         i_B, j_B = (z_B / self.cell).floor().long(), (x_B / self.cell).floor().long()
-        ways = []
-        for di in (-1, 0, 1):
-            for dj in (-1, 0, 1):
-                inside_B, cell_B = self._cell(i_B + di, j_B + dj)
-                # Only the corners of two cells touch: a way past them would be one through them.
-                to_x_B, to_z_B = (j_B + (dj + 0.5)) * self.cell - x_B, (i_B + (di + 0.5)) * self.cell - z_B
-                way_B = field_FC[which_B, cell_B] + (to_x_B * to_x_B + to_z_B * to_z_B).sqrt()
-                ways.append(torch.where(inside_B, way_B, torch.inf))
+        ways: dict[tuple[int, int], Tensor] = {}
+        for di, dj in AROUND:
+            inside_B, cell_B = self._cell(i_B + di, j_B + dj)
+            to_x_B, to_z_B = (j_B + (dj + 0.5)) * self.cell - x_B, (i_B + (di + 0.5)) * self.cell - z_B
+            way_B = field_FC[which_B, cell_B] + (to_x_B * to_x_B + to_z_B * to_z_B).sqrt()
+            if di and dj:
+                # Where both cells between are shut, two cells touch at a corner, which is not gone past. An agent whose
+                # own cell has no way, as there can be on a navmesh, takes what there is.
+                between_B = torch.minimum(ways[di, 0], ways[0, dj])
+                inside_B &= (between_B < torch.inf) | (ways[0, 0] == torch.inf)
+            ways[di, dj] = torch.where(inside_B, way_B, torch.inf)
         # At a goal the way is 0, not the way to the middle of its cell.
         inside_B, cell_B = self._cell(i_B, j_B)
         there_B = inside_B & (field_FC[which_B, cell_B] == 0)
-        return torch.where(there_B, 0.0, torch.stack(ways).amin(0))
+        return torch.where(there_B, 0.0, torch.stack(list(ways.values())).amin(0))
 
     def _turned(self, pose: Pose, action_B: Tensor) -> tuple[Tensor, Tensor]:
         """Return yaws and pitches after an action."""
