@@ -120,6 +120,7 @@ class ObjectNavConfig(EnvConfig):
         self.require_number("wrong_reward", high=0)
         self.require_choice("wrong_stop", ("ends", "stays"))
         self.require_number("max_start", low=0)
+        self.require_number("far")  # depths are shares of it
         self.require_choice("split", ("train", "validation", "test"))
         self.require_choice("sensors", ("rgb", "depth", "rgb,depth"))
         if any(getattr(self, name) is None for name in PRESETS[self.preset]):

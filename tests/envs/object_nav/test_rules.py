@@ -325,6 +325,8 @@ def test_the_presets_are_those_of_the_papers() -> None:
         ({"wrong_reward": 1.0}, "wrong_reward is 1"),
         ({"wrong_stop": "goes"}, "wrong_stop is 'goes'; choose one of ends, stays"),
         ({"hfov": 180}, "view: hfov is 180"),
+        ({"far": 0}, "view: far is 0"),
+        ({"far": math.inf}, "far is inf; it must be a finite number"),
         ({"turn": 0}, "motion: turn is 0"),
         ({"max_rooms": 9}, "houses: rooms are 3 to 9"),
         ({"thing_scale": "big"}, "not supported"),
