@@ -63,11 +63,6 @@ class Scene(NamedTuple):
     most: int
     """Solids of the largest house."""
 
-    @property
-    def houses(self) -> int:
-        """How many there are."""
-        return len(self.first_H1) - 1
-
     def to(self, device: torch.device | str) -> Scene:
         """Return it on a device."""
         place_N8, label_N4, first_H1, material_MK = (part.to(device) for part in self[:4])

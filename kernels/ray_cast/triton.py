@@ -168,7 +168,7 @@ def _cast(
     right_P = (j_P - (columns - 1) * 0.5) * step
     up_P = ((rows - 1) * 0.5 - i_P) * step
     ahead_P = cos_pitch - up_P * sin_pitch
-    way_x, way_y, way_z = right_P * cos_yaw - ahead_P * sin_yaw, sin_pitch + up_P * cos_pitch, 0.0
+    way_x, way_y = right_P * cos_yaw - ahead_P * sin_yaw, sin_pitch + up_P * cos_pitch
     way_z = -right_P * sin_yaw - ahead_P * cos_yaw
     # Not turned boxes share these.
     per_x = 1.0 / tl.where(tl.abs(way_x) < 1e-20, 1e-20, way_x)
