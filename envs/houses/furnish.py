@@ -102,7 +102,7 @@ class Ground:
             share_x, share_z = ((along, 1.0), (1.0, along), (along, 0.0), (0.0, along))[quarter]
             x = round(x0 + GAP + width / 2 + share_x * room_x, 3)
             z = round(z0 + GAP + depth / 2 + share_z * room_z, 3)
-            before = _before(piece, x, z, yaw, BEFORE)
+            before = _before(piece, x, z, yaw)
             if self.free(_around(x, z, width, depth, 0.01)) and self.inside(before):
                 if any(meets(before, other) for other in self.taken):
                     continue
@@ -146,9 +146,9 @@ def _turned(piece: Piece, yaw: float) -> tuple[float, float]:
     return (piece.depth, piece.width) if round(yaw / (math.pi / 2)) % 2 else (piece.width, piece.depth)
 
 
-def _before(piece: Piece, x: float, z: float, yaw: float, far: float) -> Rect:
-    away_x, away_z = turn(0.0, -(piece.depth + far) / 2, yaw)
-    width, depth = (far, piece.width) if round(yaw / (math.pi / 2)) % 2 else (piece.width, far)
+def _before(piece: Piece, x: float, z: float, yaw: float) -> Rect:
+    away_x, away_z = turn(0.0, -(piece.depth + BEFORE) / 2, yaw)
+    width, depth = (BEFORE, piece.width) if round(yaw / (math.pi / 2)) % 2 else (piece.width, BEFORE)
     return _around(x + away_x, z + away_z, width - 0.02, depth - 0.02)
 
 

@@ -71,6 +71,10 @@ class HouseConfig:
 
     def __post_init__(self) -> None:
         """Refuse what no house can be."""
+        for name in ("min_rooms", "max_rooms", "min_things", "max_things"):
+            count = getattr(self, name)
+            if not isinstance(count, int):
+                self.refuse(f"{name} is {count!r}; a whole number is expected")
         if not 3 <= self.min_rooms <= self.max_rooms <= 8:
             self.refuse(f"rooms are {self.min_rooms} to {self.max_rooms}; give min_rooms <= max_rooms within 3 to 8")
         if not 0 <= self.min_things <= self.max_things <= 200:
@@ -86,8 +90,8 @@ class HouseConfig:
             ("cell", 0.02, 0.2),
         ):
             value = getattr(self, name)
-            if not low <= value <= high:
-                self.refuse(f"{name} is {value}; a number from {low} to {high} is expected")
+            if not isinstance(value, int | float) or not low <= value <= high:
+                self.refuse(f"{name} is {value!r}; a number from {low} to {high} is expected")
 
     def refuse(self, why: str) -> None:
         """Raise an error with the name of what is configured."""

@@ -89,7 +89,7 @@ class Instance:
     solids: range
     """Its solids."""
     viewpoint: tuple[float, float] | None
-    """A point (x, z) of the navigable floor, at most 2 m away, with nothing higher between; of things to find only."""
+    """A point (x, z) of the navigable floor, at most 2 m away, that sees its middle; of things to find only."""
 
     @property
     def goal(self) -> int | None:
@@ -139,7 +139,7 @@ class House:
     cell: float
     """Side of the cells of the floor's grid, metres; the centre of cell (i, j) is ((j + 0.5) cell, (i + 0.5) cell)."""
     navigable_IJ: np.ndarray
-    """(I, J) bool: where the centre of an agent can be; one connected piece."""
+    """(I, J) bool: in the middle of which cells the centre of an agent can be; one connected piece."""
 
     @property
     def things(self) -> tuple[Instance, ...]:

@@ -131,8 +131,3 @@ class Draw:
     def one(self, choices: Sequence[Choice]) -> Choice:
         """Return one of several."""
         return choices[int(self.unit() * len(choices))]
-
-    def shuffled(self, choices: Sequence[Choice]) -> list[Choice]:
-        """Return them in any order."""
-        left = list(choices)
-        return [left.pop(int(self.unit() * len(left))) for _ in range(len(left))]

@@ -120,6 +120,8 @@ class ObjectNavConfig(EnvConfig):
         self.require_number("wrong_reward", high=0)
         self.require_choice("wrong_stop", ("ends", "stays"))
         self.require_number("max_start", low=0)
+        for name in ("hfov", "far", "forward", "turn", "look"):
+            self.require_number(name)
         self.require_choice("split", ("train", "validation", "test"))
         self.require_choice("sensors", ("rgb", "depth", "rgb,depth"))
         if any(getattr(self, name) is None for name in PRESETS[self.preset]):
@@ -142,7 +144,7 @@ class ObjectNavConfig(EnvConfig):
             )
         try:
             self.house_config(), self.motion(), self.view().check()
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             self.refuse(str(error))
 
     def resolved(self) -> ObjectNavConfig:

@@ -53,13 +53,15 @@ def draw(world: World, tasks: Sequence[Search], row: int) -> Picture:
 
 
 def first_person(world: World, agents: Agents, row: int) -> np.ndarray:
-    """Return what the agent of a row sees, colours or else depth, (SIDE, SIDE, 3) uint8."""
+    """Return what the agent of a row sees, (SIDE, SIDE, 3) uint8: colours, or else depth, darker with distance."""
     part = slice(row, row + 1)
     seen = world.simulator.render(Agents(agents.house_B[part], Pose(*(each[part] for each in agents.pose))))
     if "rgb" in seen:
         small = _host(seen["rgb"])
     else:
-        near = 1 - _host(seen["depth"]) / world.simulator.view.far
+        depth = _host(seen["depth"])
+        # A depth of 0 is that of nothing in reach.
+        near = np.where(depth > 0, 1 - depth / world.simulator.view.far, 0.0)
         small = np.repeat((near * 255).clip(0, 255).astype(np.uint8)[..., None], 3, -1)
     at = np.arange(SIDE) * small.shape[0] // SIDE
     enlarged: np.ndarray = small[at][:, at]

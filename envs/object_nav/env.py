@@ -10,11 +10,14 @@ Departures, where the papers differ from each other or leave something open:
 - A viewpoint is the middle of a cell that lies within the radius of a thing as a whole, with the middle of the thing
   in sight.
 - Turns are 30 degrees, as ReLIC's text has them; a look goes from 60 degrees below the horizon to 30 above.
+- An episode begins in the middle of a cell, with a yaw that is a multiple of a turn.
+- The pose tells how far the agent has turned, as Memo's text has it and its code does not, and its pitch.
 
 An observation is drawn once in a step: the same picture is what the agent sees and what says, in the next step, whether
 the goal was in view when it called `stop`. Only the last pictures of rows whose episode is over are drawn besides.
 
-Shapes: B rows, I and J pixels, H houses, G goals, E ids, F fields, C cells (see `world`), K places to start from.
+Shapes: B rows, I and J pixels, H houses, G goals, E ids, F fields, C cells (see `world`), N kinds, K places to start
+from.
 """
 
 from __future__ import annotations
@@ -66,8 +69,9 @@ class ObjectNav(NativeEnv):
     `depth`, as `sensors` says; `goal`, the kind, one-hot; and `pose`: how far it is to the right of its start and
     behind it, over 10 m, cosine and sine of how far it has turned to the left, and its pitch over a quarter turn.
     Reward: `progress_reward` for each metre of the way that was made, `slack`, and `success_reward` for a goal that is
-    found. `stop` ends the episode: a goal is found if it was near and in view. Info: `success`; `spl`, success times
-    the shortest way over the longer of that and the way walked; `distance_to_goal`, metres.
+    found. `stop` finds a goal that is near and in view, and ends the episode; where it finds nothing it adds
+    `wrong_reward`, and ends the episode or not, as `wrong_stop` says. Info: `success`; `spl`, success times the
+    shortest way over the longer of that and the way walked; `distance_to_goal`, metres.
     """
 
     fuses: ClassVar[bool] = (
@@ -96,7 +100,7 @@ class ObjectNav(NativeEnv):
         )
         self.options, self.world = full, world(full, self.device)
         self.simulator = self.world.simulator
-        self._kind_G = torch.arange(len(KINDS), device=self.device)
+        self._kind_N = torch.arange(len(KINDS), device=self.device)
 
     def begin(self, stream: Stream) -> Search:
         """Draw houses, and begin in them."""
@@ -210,7 +214,7 @@ class ObjectNav(NativeEnv):
         x_B = away_B3[:, 0] * cos_B - away_B3[:, 2] * sin_B
         z_B = away_B3[:, 0] * sin_B + away_B3[:, 2] * cos_B
         pose = torch.stack([x_B, z_B, turned_B.cos(), turned_B.sin(), pitch_B / (math.pi / 2)], 1)
-        obs = {"goal": (self._kind_G == task.target_B[:, None]).float(), "pose": pose}
+        obs = {"goal": (self._kind_N == task.target_B[:, None]).float(), "pose": pose}
         if "rgb" in seen:
             obs["rgb"] = seen["rgb"]
         if "depth" in seen:

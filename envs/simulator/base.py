@@ -152,6 +152,6 @@ class Simulator(ABC):
 
         Args:
             agents: where they are.
-            field_FC: (F, C) float32, metres: for a house and a set of goals, the length of the way from each cell.
+            field_FC: (F, C) float, metres: for a house and a set of goals, the length of the way from each cell.
             which_B: (B,) int64: the field of each agent.
         """

@@ -1,6 +1,7 @@
 """The simulator of this package: thousands of agents at once, rays cast into solids, floors as grids of cells.
 
-An agent is an upright cylinder whose centre stays in the navigable cells of its house, which leave room for its radius.
+An agent is an upright cylinder whose centre stays in the navigable cells of its house, in whose middles there is room
+for its radius: at the edge of one it can be nearer to a wall, by up to half the diagonal of a cell.
 A step is made in pieces shorter than a cell, each first along x and then along z, and what a piece would leave the
 cells by is not done: so an agent slides along a wall by as much of its step as points along it, never cuts a corner,
 and from wherever it gets there is a way to wherever there was one.

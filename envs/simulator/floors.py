@@ -99,20 +99,22 @@ class Floors(Simulator):
 
     def geodesic(self, agents: Agents, field_FC: Tensor, which_B: Tensor) -> Tensor:
         """Return the length of the way to the nearest goal: by the best of the nine cells at and around each agent."""
-        x_B, _, z_B = agents.pose.position_B3.unbind(1)
-        i_B, j_B = (z_B / self.cell).floor().long(), (x_B / self.cell).floor().long()
-        ways = []
-        for di in (-1, 0, 1):
-            for dj in (-1, 0, 1):
-                inside_B, cell_B = self._cell(i_B + di, j_B + dj)
-                # Only the corners of two cells touch: a way past them would be one through them.
-                to_x_B, to_z_B = (j_B + (dj + 0.5)) * self.cell - x_B, (i_B + (di + 0.5)) * self.cell - z_B
-                way_B = field_FC[which_B, cell_B] + (to_x_B * to_x_B + to_z_B * to_z_B).sqrt()
-                ways.append(torch.where(inside_B, way_B, torch.inf))
+        x_B11, _, z_B11 = agents.pose.position_B3[:, :, None, None].unbind(1)
+        around_3 = torch.arange(-1, 2, device=self.device)
+        i_B31 = (z_B11 / self.cell).floor().long() + around_3[:, None]
+        j_B13 = (x_B11 / self.cell).floor().long() + around_3
+        inside_B33, cell_B33 = self._cell(i_B31, j_B13)
+        to_x_B13, to_z_B31 = (j_B13 + 0.5) * self.cell - x_B11, (i_B31 + 0.5) * self.cell - z_B11
+        field_B33 = field_FC[which_B[:, None, None], cell_B33]
+        way_B33 = field_B33 + (to_x_B13 * to_x_B13 + to_z_B31 * to_z_B31).sqrt()
+        way_B33 = torch.where(inside_B33, way_B33, torch.inf)
+        # Where both cells between are shut, two cells touch at a corner, which no way leads past. An agent whose own
+        # cell has no way, as can be on a navmesh, takes what there is.
+        between_B33 = torch.minimum(way_B33[:, :, 1:2], way_B33[:, 1:2])
+        taken_B33 = (between_B33 < torch.inf) | (way_B33[:, 1:2, 1:2] == torch.inf)
         # At a goal the way is 0, not the way to the middle of its cell.
-        inside_B, cell_B = self._cell(i_B, j_B)
-        there_B = inside_B & (field_FC[which_B, cell_B] == 0)
-        return torch.where(there_B, 0.0, torch.stack(ways).amin(0))
+        there_B = inside_B33[:, 1, 1] & (field_B33[:, 1, 1] == 0)
+        return torch.where(there_B, 0.0, torch.where(taken_B33, way_B33, torch.inf).amin((1, 2)))
 
     def _turned(self, pose: Pose, action_B: Tensor) -> tuple[Tensor, Tensor]:
         """Return yaws and pitches after an action."""

@@ -56,10 +56,11 @@ def ray_cast(
     shapes = [tuple(part.shape) for part in (house_B, eye_B3, yaw_B, pitch_B)]
     if shapes != [(batch,), (batch, 3), (batch,), (batch,)]:
         raise ValueError(f"ray_cast: {shapes} came; house (B,), eye (B, 3), yaw (B,) and pitch (B,) are expected")
-    if not eye_B3.device == house_B.device == scene.place_N8.device:
+    devices = {str(part.device) for part in (house_B, eye_B3, yaw_B, pitch_B, scene.place_N8)}
+    if len(devices) > 1:
         raise ValueError(
-            f"ray_cast: the eye is on {eye_B3.device}, the houses on {scene.place_N8.device}; "
-            "move them with scene.to(device)"
+            f"ray_cast: cameras and houses are on {' and '.join(sorted(devices))}; move them to one device, "
+            "houses with scene.to(device)"
         )
     yaw_B, pitch_B = yaw_B.to(eye_B3.dtype), pitch_B.to(eye_B3.dtype)
     found: Seen = OP.pick(backend, eye_B3).ray_cast(scene, house_B, eye_B3, yaw_B, pitch_B, view)

@@ -63,11 +63,6 @@ class Scene(NamedTuple):
     most: int
     """Solids of the largest house."""
 
-    @property
-    def houses(self) -> int:
-        """How many there are."""
-        return len(self.first_H1) - 1
-
     def to(self, device: torch.device | str) -> Scene:
         """Return it on a device."""
         place_N8, label_N4, first_H1, material_MK = (part.to(device) for part in self[:4])
@@ -141,10 +136,10 @@ def pack(houses: Sequence[Solids], materials: Sequence[Sequence[float]], device:
     table_MK = torch.tensor([list(row) for row in materials], dtype=torch.float32)
     if table_MK.ndim != 2 or table_MK.shape[1] != COLUMNS:
         raise ValueError(f"pack: materials are {tuple(table_MK.shape)}; rows of texture.material are expected")
-    if (kind_N < BOX).any() or (kind_N > SPHERE).any():
-        raise ValueError(f"pack: a kind is {int(kind_N.max())}; 0 box, 1 cylinder and 2 sphere are known")
-    if (material_N < 0).any() or (material_N >= len(table_MK)).any():
-        raise ValueError(f"pack: a solid has material {int(material_N.max())}; there are {len(table_MK)}")
+    if len(wrong := kind_N[(kind_N < BOX) | (kind_N > SPHERE)]):
+        raise ValueError(f"pack: a kind is {int(wrong[0])}; 0 box, 1 cylinder and 2 sphere are known")
+    if len(wrong := material_N[(material_N < 0) | (material_N >= len(table_MK))]):
+        raise ValueError(f"pack: a solid has material {int(wrong[0])}; there are {len(table_MK)}, from 0")
     if not (half_N3 > 0).all() or not centre_N3.isfinite().all():
         raise ValueError(
             "pack: a solid has no extent or no place; half extents above 0 and finite centres are expected"

@@ -168,7 +168,7 @@ def _cast(
     right_P = (j_P - (columns - 1) * 0.5) * step
     up_P = ((rows - 1) * 0.5 - i_P) * step
     ahead_P = cos_pitch - up_P * sin_pitch
-    way_x, way_y, way_z = right_P * cos_yaw - ahead_P * sin_yaw, sin_pitch + up_P * cos_pitch, 0.0
+    way_x, way_y = right_P * cos_yaw - ahead_P * sin_yaw, sin_pitch + up_P * cos_pitch
     way_z = -right_P * sin_yaw - ahead_P * cos_yaw
     # Not turned boxes share these.
     per_x = 1.0 / tl.where(tl.abs(way_x) < 1e-20, 1e-20, way_x)
@@ -205,7 +205,7 @@ def _cast(
             foot_x, foot_z, foot_y = x + middle * way_x, z + middle * way_z, lifted + middle * lift
             room = (half_x * half_x - foot_x * foot_x - foot_z * foot_z - foot_y * foot_y) * per
             reach = tl.sqrt(tl.maximum(room, 0.0))
-            # The slab above is a sphere's box, which holds it: to cut by it changes nothing but the last digits.
+            # The slab above is for the ends of a cylinder; a sphere has none.
             one = tl.where(room < 0, float("inf"), middle - reach)
             enter_P = tl.where(kind == 2, one, tl.maximum(enter_P, one))
             leave_P = tl.where(kind == 2, middle + reach, tl.minimum(leave_P, middle + reach))

@@ -261,7 +261,7 @@ def test_patterns_by_hand() -> None:
 
 def test_angles_are_those_of_atan2() -> None:
     turn = torch.linspace(-3.14, 3.14, 999)
-    torch.testing.assert_close(texture.angle(turn.sin() * 3, turn.cos() * 3), turn, rtol=0, atol=1e-4)
+    torch.testing.assert_close(texture.angle(turn.sin() * 3, turn.cos() * 3), turn, rtol=0, atol=2e-5)
     assert texture.angle(torch.zeros(1), torch.zeros(1)).item() == 0
 
 
@@ -271,10 +271,14 @@ def test_bad_input_is_refused() -> None:
         pack([], TABLE)
     with pytest.raises(ValueError, match="a kind is 3; 0 box"):
         pack([house((3, 0, 0, -3, 5, 5, 1, 0))], TABLE)
+    with pytest.raises(ValueError, match="a kind is -1; 0 box"):
+        pack([box._replace(kind_S=torch.tensor([-1]))], TABLE)
     with pytest.raises(ValueError, match="a solid has no extent"):
         pack([house((BOX, 0, 0, -3, 5, 0, 1, 0))], TABLE)
     with pytest.raises(ValueError, match="a solid has material 9; there are 6"):
         pack([box._replace(material_S=torch.tensor([9]))], TABLE)
+    with pytest.raises(ValueError, match="a solid has material -2; there are 6, from 0"):
+        pack([box._replace(material_S=torch.tensor([-2]))], TABLE)
     with pytest.raises(ValueError, match="house 1 has no solids"):
         pack([box, House(*(part[:0] for part in box))], TABLE)
     with pytest.raises(ValueError, match="unknown pattern 'dots'"):
@@ -286,6 +290,11 @@ def test_bad_input_is_refused() -> None:
     scene, zero = pack([box], TABLE), torch.zeros(2)
     with pytest.raises(ValueError, match=r"eye \(B, 3\)"):
         ray_cast(scene, zero.long(), zero, zero, zero, ONE)
+    for strayed in range(4):
+        at = [zero.long(), torch.zeros(2, 3), zero, zero]
+        at[strayed] = at[strayed].to("meta")
+        with pytest.raises(ValueError, match=r"cameras and houses are on cpu and meta; move them to one device"):
+            ray_cast(scene, *at, ONE)
     for view, words in (
         (View(0, 3), "0 x 3 pixels"),
         (View(3, 3, 180), "hfov is 180"),

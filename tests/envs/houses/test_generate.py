@@ -2,6 +2,7 @@ import re
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -198,6 +199,9 @@ def test_splits_share_no_house() -> None:
     [
         ({"min_rooms": 2}, "rooms are 2 to 8; give min_rooms <= max_rooms within 3 to 8"),
         ({"min_rooms": 5, "max_rooms": 4}, "rooms are 5 to 4"),
+        ({"min_rooms": 3.5}, "min_rooms is 3.5; a whole number is expected"),
+        ({"max_things": "40"}, "max_things is '40'; a whole number is expected"),
+        ({"eye_height": "high"}, "eye_height is 'high'; a number from 0.2 to 2.0 is expected"),
         ({"min_things": 41}, "things are 41 to 40; give min_things <= max_things"),
         ({"room_area": 5.0}, "room_area is 5.0; a number from 9.0 to 40.0 is expected"),
         ({"wall_height": 2.0}, "wall_height is 2.0"),
@@ -209,7 +213,7 @@ def test_splits_share_no_house() -> None:
         ({"cell": 0.0}, "cell is 0.0"),
     ],
 )
-def test_what_cannot_be_is_refused(options: dict[str, float], message: str) -> None:
+def test_what_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^houses: {message}"):
         HouseConfig(**options)
 

@@ -1,13 +1,22 @@
 """Pictures for people: the view beside the map, the way, and the goals."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from mnemic.envs.object_nav import ObjectNavConfig
-from mnemic.envs.object_nav.drawing import AGENT_COLOUR, GOAL_COLOUR, SIDE, START_COLOUR, WAY_COLOUR, way_map
+from mnemic.envs.object_nav.drawing import (
+    AGENT_COLOUR,
+    GOAL_COLOUR,
+    SIDE,
+    START_COLOUR,
+    WAY_COLOUR,
+    first_person,
+    way_map,
+)
 from mnemic.envs.picture import to_rgb, to_text
 
 SMALL = ObjectNavConfig(size=16, houses=2, max_rooms=3, max_things=25)
@@ -55,3 +64,15 @@ def test_an_episode_is_drawn(sensors: str) -> None:
     alone = to_rgb(env.draw(state, 1))
     assert (alone != image).any()  # without the way
     assert np.array_equal(alone[:, :SIDE], image[:, :SIDE])
+
+
+def test_a_depth_is_drawn_darker_with_distance_and_black_where_nothing_is_in_reach() -> None:
+    env = replace(SMALL, sensors="depth", far=2.0).build(8, 0)
+    state, step = env.reset()
+    depth_IJ = step.obs["depth"][..., 0].numpy()
+    for row in range(8):
+        drawn_IJ = first_person(env.world, state.task.agents, row)[:: SIDE // 16, :: SIDE // 16, 0]
+        seen_IJ = depth_IJ[row] > 0
+        assert not drawn_IJ[~seen_IJ].any()
+        assert np.abs(drawn_IJ[seen_IJ] - 255 * (1 - depth_IJ[row][seen_IJ])).max() <= 1
+    assert (depth_IJ == 0).any()

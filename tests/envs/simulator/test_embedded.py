@@ -242,6 +242,19 @@ def test_ways_are_those_of_the_fields_and_grow_shorter_towards_the_goal(homes: l
     assert sim.geodesic(there, none, torch.tensor([0], device=DEVICE)).item() == math.inf
 
 
+def test_no_way_leads_past_a_corner_that_no_agent_gets_past(homes: list[House]) -> None:
+    """Two rooms that share a corner and no side, a goal near it in the first and one far away in the second."""
+    free_IJ = np.zeros((40, 40), dtype=bool)
+    free_IJ[20:, 20:] = free_IJ[:20, :20] = True
+    goal_KIJ = np.zeros((1, 40, 40), dtype=bool)
+    goal_KIJ[0, 15, 15] = goal_KIJ[0, 35, 35] = True
+    sim = Embedded([floor(homes[0], free_IJ)], DEVICE)
+    field_FC, which_B = sim.pad(geodesic_field(free_IJ, goal_KIJ, CELL)), torch.tensor([0], device=DEVICE)
+    for place, away in ((1.99, 0.44), (2.01, 1.54)):
+        way = sim.geodesic(stand(sim, place, place, 0), field_FC, which_B).item()
+        assert way == pytest.approx(away * 2**0.5, abs=1e-5)
+
+
 def test_spawning_takes_all_of_the_floor_evenly(homes: list[House]) -> None:
     free_IJ = np.zeros((40, 40), dtype=bool)
     free_IJ[3, 4] = free_IJ[7, 8] = free_IJ[20, 1] = True
