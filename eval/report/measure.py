@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...envs import config_from_dict, config_to_dict
 from ..statistics import Array, Interval, stratified_bootstrap
-from .group import Entry, Task, flat, words
+from .group import Entry, Task, flat, judged_by, words
 from .runs import Evaluation, Run
 
 # The first of these that the runs have is the figure of a task. A trial is judged as a whole.
@@ -102,16 +101,8 @@ def elsewhere_words(run: Run, found: Evaluation) -> str:
 
 def env_words(run: Run, env: dict[str, Any]) -> list[str]:
     """Return the options of a task that are not those of the task which a run is judged by, in words."""
-    before, now = flat(_judged_by(run.config["env"])), flat(env)
+    before, now = flat(judged_by(run.config["env"])), flat(env)
     return [words(name, now) for name in now if repr(now[name]) != repr(before.get(name, now[name]))]
-
-
-def _judged_by(env: dict[str, Any]) -> dict[str, Any]:
-    """Return the task that speaks for training on a task; that one itself where this version does not know it."""
-    try:
-        return config_to_dict(config_from_dict(env).validation())
-    except ValueError:
-        return env
 
 
 def _best(evaluations: Iterable[Evaluation]) -> Evaluation | None:
