@@ -9,7 +9,6 @@ from ..agents.checkpoint import load_policy
 from ..envs import config_to_dict
 from ..envs.step import EnvConfig
 from ..eval.protocol import play_episodes
-from ..train.config import TrainConfig
 from ..train.run import RunFolder
 from . import choices, flags, stream
 from .played import draw, show
@@ -64,20 +63,18 @@ def evaluate(argv: list[str]) -> int:
     prog = f"mnemic eval {folder.path}"
     options = flags.parse(_Options(env=config.env), rest, prog=prog, also=stream.FLAGS)
     choices.check_device(options.device)
-    evaluate_run(folder, config, options, options.env)
+    evaluate_run(folder, options, options.env)
     return 0
 
 
-def evaluate_run(folder: RunFolder, config: TrainConfig, options: EvalOptions, env: EnvConfig | None = None) -> None:
+def evaluate_run(folder: RunFolder, options: EvalOptions, env: EnvConfig) -> None:
     """Play, print a table and write `eval-<steps>-<time>.json` into the run folder, for trials with a curve beside it.
 
     Args:
         folder: the run.
-        config: of the run.
         options: how to play.
-        env: the task; None: as in training.
+        env: the task.
     """
-    env = env or config.env
     checkpoint = checkpoint_of(folder, options.checkpoint)
     policy = load_policy(checkpoint / "policy", options.device)
     began = time.monotonic()

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
@@ -87,7 +89,8 @@ def _show(frames: Iterable[Frame], delay: float) -> None:
     """Draw frames in place in a terminal; elsewhere print them one after the other."""
     if not sys.stdout.isatty():
         for frame in frames:
-            print(f"{to_text(frame.picture)}\n{frame.caption}\nmemory |{_shaded(frame)}|\n")
+            drawn = [f"{words} |{_shaded(value_C)}|" for words, value_C in _strips(frame)]
+            print("\n".join([to_text(frame.picture), frame.caption, *drawn, ""]))
         return
     with Live(console=Console(), auto_refresh=False) as live:
         for frame in frames:
@@ -96,11 +99,21 @@ def _show(frames: Iterable[Frame], delay: float) -> None:
 
 
 def _drawn(frame: Frame) -> Group:
-    strip = Text("memory ")
-    for value in frame.memory.tolist():
-        strip.append(" ", f"on rgb({','.join(map(str, heat(value)))})")
-    return Group(Text.from_ansi(to_text(frame.picture, colour=True)), Text(frame.caption), strip)
+    strips = []
+    for words, value_C in _strips(frame):
+        strips.append(Text(f"{words} "))
+        for value in value_C.tolist():
+            strips[-1].append(" ", f"on rgb({','.join(map(str, heat(value)))})")
+    return Group(Text.from_ansi(to_text(frame.picture, colour=True)), Text(frame.caption), *strips)
 
 
-def _shaded(frame: Frame) -> str:
-    return "".join(SHADES[min(int(abs(value) * len(SHADES)), len(SHADES) - 1)] for value in frame.memory.tolist())
+def _strips(frame: Frame) -> list[tuple[str, NDArray[np.float64]]]:
+    """Return what a terminal shows as strips, numbers in -1..1 behind a word."""
+    strips = [("memory", frame.memory)]
+    if (seen := frame.attention) is not None:
+        strips.append(("attends", seen.share_C / max(seen.share_C.max(), 1e-9)))
+    return strips
+
+
+def _shaded(value_C: NDArray[np.float64]) -> str:
+    return "".join(SHADES[min(int(abs(value) * len(SHADES)), len(SHADES) - 1)] for value in value_C.tolist())

@@ -71,11 +71,11 @@ def report(argv: list[str]) -> int:
 def write_page(paths: list[str], out: Path, references: list[Path]) -> str:
     """Write the page of some runs with what players that do not learn reach; return what speaks against it, or "".
 
-    References to tasks that no run was trained on are left out.
+    References to tasks by which no run is judged are left out.
     """
     try:
-        trained = [runs.read(path).config["env"] for path in runs.find(paths)]
-        fitting = tuple(str(file) for file in references if runs.reference(file)[1].env in trained)
+        judged = [group.judged_by(runs.read(path).config["env"]) for path in runs.find(paths)]
+        fitting = tuple(str(file) for file in references if runs.reference(file)[1].env in judged)
         views, notes = look(paths, ReportOptions(reference=fitting))
     except ValueError as error:
         return str(error)
@@ -125,10 +125,10 @@ def _references(options: ReportOptions, tasks: list[group.Task]) -> dict[str, di
     found: dict[str, dict[str, runs.Evaluation]] = {task.title: {} for task in tasks}
     for name in options.reference:
         player, evaluation = runs.reference(Path(name))
-        fits = [task.title for task in tasks if task.env == evaluation.env]
+        fits = [task.title for task in tasks if group.judged_by(task.env) == evaluation.env]
         if not fits:
             raise ValueError(
-                f"--reference {name}: no run was trained on its task, {group.label(evaluation.env)}, as it is"
+                f"--reference {name}: no run is judged by its task, {group.label(evaluation.env)}, as it is"
             )
         found[fits[0]][player] = evaluation
     return found

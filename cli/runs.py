@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ def open_run(argv: list[str], command: str, defaults: Any) -> tuple[RunFolder, T
         defaults: its options, shown where --help comes without a run; the program then ends.
 
     Returns:
-        The run, its configuration, and the other arguments.
+        The run, its configuration, with the task as it is evaluated (`EnvConfig.validation`), and the other arguments.
 
     Raises:
         ValueError: no run is named, or it is no run folder.
@@ -31,7 +32,8 @@ def open_run(argv: list[str], command: str, defaults: Any) -> tuple[RunFolder, T
             print(f"With `mnemic {command} RUN --help`, the options of the run's task are shown too (--env.X).\n")
             flags.parse(defaults, rest, prog=f"mnemic {command} RUN")
         raise ValueError(f"a run folder comes first: `mnemic {command} RUN`{newest_hint()}")
-    return *open_folder(path), rest
+    folder, config = open_folder(path)
+    return folder, replace(config, env=config.env.validation()), rest
 
 
 def open_folder(path: str) -> tuple[RunFolder, TrainConfig]:

@@ -106,7 +106,7 @@ def go(run: Planned, root: Path) -> str:
             path.rmdir()
         folder = RunFolder.create(path, config)
     record(path, {"command": run.command, "parameters": parameters}, torch.device(config.device), 1)
-    result = train(config, folder, partial(evaluate, env_config=config.env), resume=begun)
+    result = train(config, folder, partial(evaluate, env_config=config.env.validation()), resume=begun)
     gc.collect()  # graphs and their memory hold on to each other
     if result.why == "interrupted":
         raise Stopped

@@ -167,7 +167,9 @@ def _run(
 
 def _train(folder: RunFolder, config: TrainConfig, ranks: Ranks, *, resume: bool) -> Result:
     try:
-        return train_run(config, folder, partial(evaluate, env_config=config.env), ranks=ranks, resume=resume)
+        return train_run(
+            config, folder, partial(evaluate, env_config=config.env.validation()), ranks=ranks, resume=resume
+        )
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -185,7 +187,8 @@ def _tell(folder: RunFolder, config: TrainConfig, result: Result) -> None:
         return
     why = {"solved": "solved", "done": "all steps done"}[result.why]
     print(f"{why}: {result.steps:,} steps in {result.seconds:.1f} s")
-    evaluate_run(folder, config, EvalOptions(episodes=config.evaluation.confirm_episodes, device=config.device))
+    options = EvalOptions(episodes=config.evaluation.confirm_episodes, device=config.device)
+    evaluate_run(folder, options, config.env.validation())
     print(f"curves     tensorboard --logdir {path.parent}, then open http://localhost:6006/#custom_scalars")
     print(f"next       mnemic eval {path}\n           mnemic play {path}")
 

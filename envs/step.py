@@ -193,6 +193,13 @@ class EnvConfig(ABC):
         env.first_row = rows.start
         return env
 
+    def validation(self) -> EnvConfig:
+        """Return the task that says how good an agent is which trains on this one. Here: the same.
+
+        Evaluations play it while training goes on, and so do the commands that look at a run, unless told otherwise.
+        """
+        return self
+
     def oracle(self) -> Oracle | None:
         """Return a player by rule, with nothing in its memory; None where there is none."""
         return None

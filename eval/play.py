@@ -1,6 +1,6 @@
 """Watching an agent: frames of one row, with what it was told, what it does, and what its memory holds.
 
-Shapes: C cells of a memory strip.
+Shapes: C cells of a strip, A ages in steps.
 """
 
 from __future__ import annotations
@@ -29,6 +29,20 @@ BACKGROUND, INK, PALE = (250, 250, 250), (30, 30, 34), (120, 120, 128)
 
 
 @dataclass(frozen=True)
+class Attention:
+    """How the attention of a step spreads over its trial, as far back as the core can attend."""
+
+    share_C: NDArray[np.float64]  # of equal stretches of steps, the oldest first, the step itself in the last
+    steps: int  # in all stretches together
+    began: tuple[int, ...]  # those of the steps, from 0 for the oldest, with which episodes began
+
+    @property
+    def caption(self) -> str:
+        """What the colours stand for."""
+        return f"attention to the last {self.steps:,} steps, oldest left; darkest {self.share_C.max():.0%}"
+
+
+@dataclass(frozen=True)
 class Frame:
     """One moment of a row."""
 
@@ -39,11 +53,12 @@ class Frame:
     value: float  # what the agent expects from here
     action: str  # what it does next
     memory: NDArray[np.float64]  # (C,) in -1..1, after it has looked
+    attention: Attention | None  # of this step; None: the core attends to no steps
     outcome: str = ""  # how the episode ended, in its last frame
 
     @property
     def caption(self) -> str:
-        """Everything but the picture and the memory, in one line."""
+        """Everything but the picture, the memory and the attention, in one line."""
         told = f"episode {self.episode + 1} · step {self.step} · reward {self.reward:+.2f} · "
         return told + (self.outcome or f"value {self.value:+.2f} · action {self.action}")
 
@@ -79,20 +94,24 @@ def watch(
         action, memory = policy.head.blank(1).to(env.device), policy.initial_memory(1)
         episode, moment, total, steps = 0, 0, 0.0, 0
         passed = [state]  # those of the episode
+        opened, lived = [0], 0  # the steps of the trial that opened episodes, and all of them so far
         while episode < episodes and (max_steps is None or steps < max_steps):
             picture, reward = env.draw_episode(passed, 0), float(step.reward) if moment else 0.0
-            inputs = Inputs(step.obs, action, step.reward, step.episode_start, step.trial_start)
-            output, memory = policy.step(policy.look(inputs), memory)
+            inputs = policy.look(Inputs(step.obs, action, step.reward, step.episode_start, step.trial_start))
+            attention = attention_of(policy, inputs, memory, opened, lived + 1)
+            output, memory = policy.step(inputs, memory)
             action = policy.head.mode(output.action) if greedy else policy.head.sample(output.action, generator)
-            frame = Frame(picture, episode, moment, reward, float(output.value), _words(action), memory_strip(memory))
+            told = picture, episode, moment, reward, float(output.value), _words(action)
+            frame = Frame(*told, memory_strip(memory), attention)
             yield frame
             state, step = env.step(state, action)
-            total, moment, steps = total + float(step.reward), moment + 1, steps + 1
+            total, moment, steps, lived = total + float(step.reward), moment + 1, steps + 1, lived + 1
             passed.append(state)
             if bool(step.episode_start):
                 outcome = f"{_ending(step)}: return {total:+.2f}"
                 yield replace(frame, step=moment, reward=float(step.reward), outcome=outcome)
                 episode, moment, total, passed = episode + 1, 0, 0.0, [state]
+                opened, lived = ([0], 0) if bool(step.trial_start) else ([*opened, lived], lived)
     finally:
         env.close()
 
@@ -124,6 +143,30 @@ def memory_strip(memory: State, cells: int = 64) -> NDArray[np.float64]:
     return squashed
 
 
+def attention_of(
+    policy: Policy, inputs: Inputs, memory: State, opened: Sequence[int], lived: int, cells: int = 64
+) -> Attention | None:
+    """Return what the step of the first row attends to, in at most `cells` stretches; None where the core cannot say.
+
+    Args:
+        policy: whose core is asked.
+        inputs: of the step, looked at.
+        memory: before the step.
+        opened: the steps of the trial that opened episodes, from 0.
+        lived: steps of the trial, this one included.
+        cells: how many stretches.
+    """
+    x_BD, *flags = policy.told(inputs)
+    share_BA = policy.core.attends(x_BD, memory, *flags)
+    if share_BA is None:
+        return None
+    share_A = share_BA[0, :lived].double().flip(0).cpu().numpy()
+    steps, missed = share_A.size, lived - share_A.size
+    until_A = np.concatenate([[0.0], share_A.cumsum()])  # of the steps before each border; between two, in a line
+    share_C = np.diff(np.interp(np.linspace(0, steps, min(cells, steps) + 1), np.arange(steps + 1), until_A))
+    return Attention(share_C, steps, tuple(at - missed for at in opened if at >= missed))
+
+
 def heat(value: float) -> Colour:
     """Return the colour of a number in -1..1: blue below zero, near white at it, red above."""
     end = np.array((200, 40, 40) if value > 0 else (40, 80, 200))
@@ -132,7 +175,7 @@ def heat(value: float) -> Colour:
 
 
 def write_gif(frames: Sequence[Frame], path: Path, *, seconds_per_step: float = 0.25) -> None:
-    """Write frames as an animated GIF: the picture, its caption, the memory.
+    """Write frames as an animated GIF: the picture, its caption, the memory, what it attends to.
 
     Raises:
         OSError: the file cannot be written.
@@ -157,7 +200,8 @@ def _image(frame: Frame, rows: int, columns: int) -> Image.Image:
     high, wide = (scale * rows, scale * columns) if drawn is None else drawn.shape[:2]
     width, margin, line = max(wide, 480), 10, 20
     below = margin + high + 8
-    image = Image.new("RGB", (width + 2 * margin, below + 4 * line + 2 * line + margin), BACKGROUND)
+    strips = 1 if frame.attention is None else 2
+    image = Image.new("RGB", (width + 2 * margin, below + 4 * line + 2 * line * strips + margin), BACKGROUND)
     pen, font = ImageDraw.Draw(image), _font(13)
     if drawn is None:
         _draw_cells(pen, frame.picture, margin + (width - scale * _size(frame.picture)[1]) // 2, margin, scale)
@@ -167,12 +211,24 @@ def _image(frame: Frame, rows: int, columns: int) -> Image.Image:
     lines = [*_wrapped(frame.picture.caption, font, width), *_wrapped(frame.caption, font, width)]
     for i, text in enumerate(lines):
         pen.text((margin, below + i * line), text, fill=INK, font=font)
-    held, y = frame.memory, below + 4 * line
-    pen.text((margin, y), "memory" if held.size else "memory: empty", fill=PALE, font=font)
-    for i, value in enumerate(held.tolist()):
-        left, right = (margin + width * (i + side) / held.size for side in (0, 1))
-        pen.rectangle((left, y + line, right - 1, y + 2 * line), fill=heat(value))
+    area, y = (margin, width, line), below + 4 * line
+    _draw_strip(pen, frame.memory, "memory" if frame.memory.size else "memory: empty", y, *area)
+    if (seen := frame.attention) is not None:
+        y += 2 * line
+        _draw_strip(pen, seen.share_C / max(seen.share_C.max(), 1e-9), seen.caption, y, *area)
+        for at in seen.began:
+            x = margin + width * at / seen.steps
+            pen.line((x, y + line, x, y + 2 * line), fill=INK)
     return image
+
+
+def _draw_strip(
+    pen: ImageDraw.ImageDraw, value_C: NDArray[np.float64], words: str, y: int, margin: int, width: int, line: int
+) -> None:
+    pen.text((margin, y), words, fill=PALE, font=_font(13))
+    for i, value in enumerate(value_C.tolist()):
+        left, right = (margin + width * (i + side) / value_C.size for side in (0, 1))
+        pen.rectangle((left, y + line, right - 1, y + 2 * line), fill=heat(value))
 
 
 def _draw_cells(pen: ImageDraw.ImageDraw, picture: Picture, left: int, top: int, scale: int) -> None:

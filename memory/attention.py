@@ -1,6 +1,6 @@
 """What the cores with attention heads share: the options, and the weights of a layer.
 
-Shapes: B rows, P tokens, D features, H heads, K = D / H.
+Shapes: B rows, P tokens, D features, H heads, K = D / H, N keys.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from ..kernels.rotary_heads import rotary_heads
@@ -38,6 +39,16 @@ class HeadsConfig(MemoryConfig):
                 f"memory {self.name}: a width of {self.width} over {self.heads} heads is {self.width // self.heads} "
                 "per head; rotary positions need an even number"
             )
+
+
+def shares(query_BHK: Tensor, key_BHNK: Tensor, seen_BN: Tensor, sink_HK: Tensor | None = None) -> Tensor:
+    """Return the share of attention of every key, (B, N), mean over heads; a sink takes what is missing to 1."""
+    query_BHK = query_BHK * query_BHK.shape[-1] ** -0.5
+    score_BHN = torch.einsum("bhk,bhnk->bhn", query_BHK, key_BHNK.to(query_BHK.dtype))
+    score_BHN = torch.where(seen_BN[:, None], score_BHN, -torch.inf)
+    if sink_HK is not None:
+        score_BHN = torch.cat([score_BHN, (query_BHK * sink_HK.to(query_BHK.dtype)).sum(-1, keepdim=True)], -1)
+    return score_BHN.softmax(-1)[..., : key_BHNK.shape[2]].mean(1)
 
 
 class Heads(nn.Module):

@@ -148,6 +148,16 @@ class Core(nn.Module, ABC):
         """
         return {}
 
+    def attends(self, x_BD: Tensor, state: State, start_B: Tensor) -> Tensor | None:
+        """Return how the attention of a step spreads over its past, (B, A); what a step takes, it takes.
+
+        Entry a is the share, mean over heads and layers, that goes to the step a steps ago; an entry that stands for
+        several steps gives each the same. Together 1, or less where some of it goes to no step (a sink).
+
+        Here: None, for a core that attends to nothing, or cannot say to which steps.
+        """
+        return None
+
     def state_bytes(self, steps: int) -> int:
         """Return the bytes that the memory of one row takes after `steps` steps of a trial.
 

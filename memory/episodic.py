@@ -115,6 +115,13 @@ class EpisodicStack(Stack):
         """Add the vectors of the steps of an episode to inputs (..., D)."""
         return x + F.embedding(step.clamp(max=len(self.table_ED) - 1), self.table_ED).to(x.dtype)
 
+    def attends(  # type: ignore[override]  # it may be told where episodes begin
+        self, x_BD: Tensor, state: EpisodicState, start_B: Tensor, episode_B: Tensor | None = None
+    ) -> Tensor | None:
+        """Return the mean over the layers."""
+        x_BD, number_B, _ = self.enter(x_BD, state.places, start_B, episode_B)
+        return super().attends(x_BD, state.layers, start_B, number_B)
+
     def gates(self, x_BD: Tensor, state: State, start_B: Tensor) -> dict[str, Tensor]:
         """Return nothing: attention has no gates."""
         return {}

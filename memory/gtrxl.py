@@ -80,12 +80,28 @@ class PastAttention(Core):
         """Ask the past, and the step itself, without a key or value of any entry."""
         past_BSD, seen_B = select(start_B, self.initial_state(1), state)
         after_BND = torch.cat([past_BSD, x_BD[:, None].to(past_BSD.dtype)], 1)
+        weight_BHN, asked_BND = self._weigh(x_BD, after_BND, seen_B)
+        value_HKD = self.key_and_value.weight.view(2, self.heads, -1, self.width)[1]
+        mean_BHD = torch.einsum("bhn,bnd->bhd", weight_BHN, asked_BND)
+        read_BHK = torch.einsum("bhd,hkd->bhk", mean_BHD, value_HKD.to(x_BD.dtype))
+        return self.out(read_BHK.flatten(-2)), Past(after_BND[:, 1:], seen_B + 1)
+
+    def attends(self, x_BD: Tensor, state: Past, start_B: Tensor) -> Tensor:
+        """Return the shares of the step itself and of those that are kept, (B, S + 1), the newest first."""
+        past_BSD, seen_B = select(start_B, self.initial_state(1), state)
+        after_BND = torch.cat([past_BSD, x_BD[:, None].to(past_BSD.dtype)], 1)
+        share_BN = self._weigh(x_BD, after_BND, seen_B)[0].mean(1)
+        return F.pad(share_BN, (0, 0 if self.current else 1)).flip(1)
+
+    def _weigh(self, x_BD: Tensor, after_BND: Tensor, seen_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the weights of entries (B, H, N) and the entries (B, N, D), of the past and the step itself."""
+        past_BSD = after_BND[:, :-1]
         asked_BND = after_BND if self.current else past_BSD if self.gradient else past_BSD.detach()
         time_N = torch.arange(-self.context, asked_BND.shape[1] - self.context, device=x_BD.device)
         asked_BND = self._placed(asked_BND, seen_B[:, None] + time_N).to(x_BD.dtype)
 
         query_BHK = self.query(x_BD).unflatten(-1, (self.heads, -1)) * (self.width // self.heads) ** -0.5
-        key_HKD, value_HKD = self.key_and_value.weight.view(2, self.heads, -1, self.width)
+        key_HKD = self.key_and_value.weight.view(2, self.heads, -1, self.width)[0]
         content_BHK, place_BHK = self._sides(query_BHK, (self.width // self.heads) ** -0.5)
         asks_BHD = torch.einsum("bhk,hkd->bhd", content_BHK, key_HKD.to(x_BD.dtype))
         score_BHN = torch.einsum("bhd,bnd->bhn", asks_BHD, asked_BND)
@@ -95,9 +111,7 @@ class PastAttention(Core):
         seen_BN = time_N >= -seen_B[:, None]
         seen_BN = torch.cat([seen_BN, ~seen_BN.any(1, keepdim=True)], 1)
         score_BHN = torch.where(seen_BN[:, None], F.pad(score_BHN, (0, 1)), -torch.inf)
-        mean_BHD = torch.einsum("bhn,bnd->bhd", score_BHN.softmax(-1)[..., :-1], asked_BND)
-        read_BHK = torch.einsum("bhd,hkd->bhk", mean_BHD, value_HKD.to(x_BD.dtype))
-        return self.out(read_BHK.flatten(-2)), Past(after_BND[:, 1:], seen_B + 1)
+        return score_BHN.softmax(-1)[..., :-1], asked_BND
 
     def unroll(self, x_TBD: Tensor, state: Past, start_TB: Tensor) -> tuple[Tensor, Past]:
         """Ask from all T steps at once."""

@@ -12,7 +12,8 @@ is full; a summary is read for the second time once, and not with each segment a
 Noise of learning, as there: segments of a drawn length, and depth dropout, which is drawn for each pass. A pass takes
 the summary that is read for the first time, steps, and the tokens of the summary that they complete.
 Shapes: T time, P tokens, B rows, D features, L layers, H heads, K = D / H, R some of the rows, M slots for summaries, S
-slots for the running segment (more within a pass whose segments are longer), N = M + S or more keys.
+slots for the running segment (more within a pass whose segments are longer), N = M + S or more keys, A ages in
+steps, from 0.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 
 from ..kernels.decode_attention import decode_attention
 from ..kernels.segment_attention import NEVER, Seen, attention
-from .attention import Heads, HeadsConfig
+from .attention import Heads, HeadsConfig, shares
 from .core import Core, count_parameters, map_state, rows, select
 from .in_step import Layers, Section, sections, unroll_in_step
 from .out_of_step import join, unroll_out_of_step
@@ -85,6 +86,27 @@ class Memo(Core):
         apart = tuple(part[..., self.slots :, :].clone() for part in kv_LB2HNK) if self.gradient > 0 else ()
         none_B = torch.zeros(batch, dtype=torch.int64, device=self.tokens_PD.device)
         return Notes(kv_LB2HNK, none_B, none_B.clone(), apart)
+
+    def attends(self, x_BD: Tensor, state: Notes, start_B: Tensor) -> Tensor:
+        """Return the shares of the steps of the trial as far as summaries reach, (B, A), the step itself first.
+
+        What a summary gets is spread evenly over the steps of the segment after which it was written.
+        """
+        notes = select(start_B, self.initial_state(1), state)  # copies, into which the step is written
+        queries: list[Tensor] = []
+        self._decode(x_BD, notes, notes.kv_LB2HNK, queries=queries)
+        seen_BN = self._visible(notes._replace(index_B=notes.index_B + 1))
+        pairs = zip(queries, notes.kv_LB2HNK, strict=True)
+        share_BN = torch.stack([shares(query, kv_B2HNK[:, 0], seen_BN) for query, kv_B2HNK in pairs]).mean(0)
+
+        age_A = torch.arange((self.sets + 1) * self.segment, device=x_BD.device)
+        back_BA = age_A - notes.index_B[:, None] - 1  # steps before the last one of the segment before
+        slot_BA = (self.slots + notes.index_B[:, None] - age_A).clamp(min=self.slots)
+        near_BA = torch.where(back_BA < 0, share_BN.gather(1, slot_BA), 0)
+        of_set_BM = share_BN[:, : self.slots].view(-1, self.sets, self.summaries).sum(2) / self.segment
+        set_BA = notes.sets_B[:, None] - 1 - back_BA.clamp(min=0) // self.segment
+        held_BA = (back_BA >= 0) & (set_BA >= 0) & (set_BA >= notes.sets_B[:, None] - self.sets)
+        return near_BA + torch.where(held_BA, of_set_BM.gather(1, set_BA % self.sets), 0)
 
     def context_entries(self, steps: int) -> int:
         """Return how many keys a row keeps after `steps` steps of a trial: of summaries, and of the running segment."""
@@ -248,14 +270,26 @@ class Memo(Core):
             x_BPD = block.after(x_BPD, layer.join(read_BHPK), takes_part)  # type: ignore[operator]
         return self.norm(x_BPD), tuple(found)
 
-    def _decode(self, x_BD: Tensor, notes: Notes, cache: Layers, start_B: Tensor | None = None) -> Tensor:
-        """Run one step through all layers; its keys and values are written to the cache, in place."""
+    def _decode(
+        self,
+        x_BD: Tensor,
+        notes: Notes,
+        cache: Layers,
+        start_B: Tensor | None = None,
+        queries: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Run one step through all layers; its keys and values are written to the cache, in place.
+
+        To `queries` those of every layer are appended, (B, H, K).
+        """
         turn = self.layers[0].turn((self._offset(notes.sets_B) + notes.index_B)[:, None])  # type: ignore[operator]
         slot_B, near_B = self.slots + notes.index_B, notes.index_B + 1
         far_B = self.summaries * notes.sets_B.clamp(max=self.sets)
         x_B1D = x_BD[:, None]
         for layer, block, cache_B2HNK in zip(self.layers, self.blocks, cache, strict=True):
             query_BH1K, new_B2H1K = layer(block.before(x_B1D), turn)  # type: ignore[operator]
+            if queries is not None:
+                queries.append(query_BH1K[:, :, 0])
             read_BHK = decode_attention(
                 query_BH1K[:, :, 0], new_B2H1K[:, :, :, 0], cache_B2HNK, slot_B, far_B, near_B, self.slots, start_B
             )

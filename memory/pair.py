@@ -92,6 +92,11 @@ class Pair(Core):
             found |= {f"{name}.{gate}": open_ for gate, open_ in core.gates(half_BD, part, start_B).items()}
         return found
 
+    def attends(self, x_BD: Tensor, state: PairState, start_B: Tensor, *episode: Tensor) -> Tensor | None:
+        """Return what the actor attends to."""
+        told = _told(self.actor, episode)
+        return self.actor.attends(self._halves(x_BD)[0], state.actor, start_B, *told)
+
     def state_bytes(self, steps: int) -> int:
         """Return the sum of both."""
         return self.actor.state_bytes(steps) + self.critic.state_bytes(steps)

@@ -180,6 +180,19 @@ class Stack(Core):
             x_BD = block.after(x_BD, y_BD)  # type: ignore[operator]
         return found
 
+    def attends(self, x_BD: Tensor, state: State, start_B: Tensor, *more: Tensor) -> Tensor | None:
+        """Return the mean over the layers, where they can say."""
+        found: list[Tensor] = []
+        for layer, block, part in zip(self.layers, self.blocks, state, strict=True):
+            given_BD = block.before(x_BD)  # type: ignore[operator]
+            share_BA = layer.attends(given_BD, part, start_B, *more)  # type: ignore[operator]
+            if share_BA is None:
+                return None
+            found.append(share_BA)
+            y_BD, _ = layer.step(given_BD, part, start_B, *more)  # type: ignore[operator]
+            x_BD = block.after(x_BD, y_BD)  # type: ignore[operator]
+        return torch.stack(found).mean(0)
+
     def check_episodes(self, steps: int | None) -> None:
         """Let every layer refuse episodes that are too long for it."""
         for layer in self.layers:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..kernels.decode_attention import decode_attention
 from ..kernels.segment_attention import Seen, attention
-from .attention import Heads, HeadsConfig
+from .attention import Heads, HeadsConfig, shares
 from .core import Core, count_parameters, select
 from .episodic import EpisodicStack
 from .stack import Stack
@@ -112,6 +112,16 @@ class AttentionLayer(Core):
         moved_B2HSK = torch.where(_over(held_BS >= 0), window_B2HTK.gather(3, held_B2HSK), ring_B2HSK)
         kept_B2HSK = torch.where(_over(held_BS >= begun_B[:, None]), moved_B2HSK, 0)
         return y_BTD.transpose(0, 1), Ring(kept_B2HSK, seen_B)
+
+    def attends(self, x_BD: Tensor, state: Ring, start_B: Tensor, position_B: Tensor | None = None) -> Tensor:
+        """Return the shares of the last S steps, (B, S), the step itself first."""
+        seen_B = torch.where(start_B, 0, state.seen_B)
+        turn = self.weights.turn((seen_B if position_B is None else position_B)[:, None])
+        query_BH1K, _ = self.weights(x_BD[:, None], turn)
+        _, ring = self.step(x_BD, state, start_B, position_B)
+        sink, held_BS = self._sink(), self._slots(x_BD) <= seen_B[:, None]
+        share_BS = shares(query_BH1K[:, :, 0], ring.kv_B2HSK[:, 0], held_BS, sink and sink[0])
+        return share_BS.gather(1, (seen_B[:, None] - self._slots(x_BD)) % self.context)
 
     def context_entries(self, steps: int) -> int:
         """Return how many steps the ring holds."""

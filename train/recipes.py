@@ -14,7 +14,7 @@ from ..memory import MEMORIES
 from ..memory.memo import MemoConfig
 from ..memory.rnn import LSTMConfig
 from ..memory.transformer import TransformerConfig
-from . import rewriting
+from . import embodied, rewriting
 from .config import EvalConfig, PPOConfig, TrainConfig
 
 
@@ -126,6 +126,7 @@ FAMILIES: dict[str, Callable[[str], TrainConfig]] = {
     "color-cubes-trivial": rewriting.color_cubes_trivial,
     "color-cubes-medium": rewriting.color_cubes_medium,
     "color-cubes-extreme": rewriting.color_cubes_extreme,
+    "object-nav": embodied.object_nav,
 }
 """Recipes for any memory: `FAMILY-MEMORY` names one, as `color-cubes-medium-gru`. `RECIPES` come first."""
 

@@ -22,6 +22,8 @@ YCB = 20
 """How many of `KINDS`, from the first, belong to the YCB set."""
 PAPER_SIZE = 256
 """Pixels along a side of the picture that `success_pixels` is meant for."""
+VALIDATION_HOUSES = 128
+"""Houses of an evaluation, at most: it makes them first, and plays few trials."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +197,17 @@ class ObjectNavConfig(EnvConfig):
         from .env import ObjectNav
 
         return ObjectNav(self, batch, seed, device)
+
+    def validation(self) -> ObjectNavConfig:
+        """Return the papers' rules of stopping in houses of the validation split, `VALIDATION_HOUSES` at most.
+
+        What makes the task easier in other ways, as `max_start`, stays. A task that is not of the training split stays
+        as it is.
+        """
+        if self.split != "train":
+            return self
+        houses = min(self.houses, VALIDATION_HOUSES)
+        return replace(self, split="validation", houses=houses, wrong_stop="ends", wrong_reward=0.0)
 
     def oracle(self) -> ObjectNavOracle:
         """Return a player that knows the house, which an agent does not: what it reaches is a ceiling."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...envs import config_from_dict
+from ...envs import config_from_dict, config_to_dict
 from .runs import Run, newest_of_each_seed
 
 # What may differ between the runs of one entry: none of it changes what is learned, but for the order of additions.
@@ -67,6 +67,14 @@ def _settings(run: Run) -> Settings:
     kept = {name: part for name, part in run.config.items() if name not in (*FREE, "env")}
     # Each seed may begin with the policy of another run; runs of before this option began with none.
     return kept | {"init": bool(run.config.get("init"))}
+
+
+def judged_by(env: dict[str, Any]) -> dict[str, Any]:
+    """Return the task by which those are judged that train on one; that one itself where this version has none such."""
+    try:
+        return config_to_dict(config_from_dict(env).validation())
+    except ValueError:
+        return env
 
 
 def label(env: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..statistics import Array, Interval, stratified_bootstrap
-from .group import Entry, Task, flat, words
+from .group import Entry, Task, flat, judged_by, words
 from .runs import Evaluation, Run
 
 # The first of these that the runs have is the figure of a task. A trial is judged as a whole.
@@ -100,8 +100,8 @@ def elsewhere_words(run: Run, found: Evaluation) -> str:
 
 
 def env_words(run: Run, env: dict[str, Any]) -> list[str]:
-    """Return the options of a task that are not those which a run was trained on, in words."""
-    before, now = flat(run.config["env"]), flat(env)
+    """Return the options of a task that are not those of the task which a run is judged by, in words."""
+    before, now = flat(judged_by(run.config["env"])), flat(env)
     return [words(name, now) for name in now if repr(now[name]) != repr(before.get(name, now[name]))]
 
 

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from PIL import Image
 from torch import Tensor
 
-from mnemic.agents.encoder import EncoderConfig
+from mnemic.agents.encoder import EncoderConfig, Inputs
 from mnemic.agents.policy import Policy
 from mnemic.envs.from_gymnasium import GymConfig
 from mnemic.envs.native import NativeEnv, Outcome
@@ -19,10 +19,11 @@ from mnemic.envs.picture import FLOOR, Cell, Picture
 from mnemic.envs.step import Env, EnvConfig
 from mnemic.envs.tmaze import TMazeConfig
 from mnemic.eval.figure import write_figure
-from mnemic.eval.play import heat, memory_strip, watch, write_gif
+from mnemic.eval.play import attention_of, heat, memory_strip, watch, write_gif
 from mnemic.eval.protocol import at_random, evaluate, play_episodes, play_rule
 from mnemic.eval.summary import by_place, summarise
 from mnemic.memory.none import NoneConfig
+from mnemic.memory.transformer import TransformerConfig
 
 
 class Count(NamedTuple):
@@ -243,6 +244,38 @@ def test_what_was_passed_in_the_episode_is_there_to_be_drawn(tmp_path, monkeypat
         assert image.width == 620
         image.seek(image.n_frames - 1)
         assert image.convert("RGB").getpixel((300, 30)) == pytest.approx((150, 150, 150), abs=8)
+
+
+def test_what_a_step_attends_to_is_shown_over_its_trial(tmp_path) -> None:
+    env = CountConfig().build(1, 0)
+    memory = TransformerConfig(width=8, heads=2, context=4)
+    policy = Policy(EncoderConfig(), memory, env.observation_space, env.action_space)
+    frames = list(watch(policy, CountConfig(), episodes=4))  # of 1, 2 and 3 steps, then the next trial
+    seen = [frame.attention for frame in frames if frame.attention and not frame.outcome]
+    assert [attention.steps for attention in seen] == [1, 2, 3, 4, 4, 4, 1]
+    assert [attention.began for attention in seen] == [(0,), (0, 1), (0, 1), (0, 1, 3), (0, 2), (1,), (0,)]
+    assert all(attention.share_C.sum() == pytest.approx(1) for attention in seen)
+    assert seen[0].caption == "attention to the last 1 steps, oldest left; darkest 100%"
+
+    write_gif(frames, tmp_path / "with.gif")
+    write_gif([replace(frame, attention=None) for frame in frames], tmp_path / "without.gif")
+    with Image.open(tmp_path / "with.gif") as image, Image.open(tmp_path / "without.gif") as other:
+        assert image.height == other.height + 40
+        red = image.convert("RGB").getpixel((image.width // 2, image.height - 20))
+        assert red == pytest.approx((200, 40, 40), abs=8)  # the first step has itself alone
+
+
+def test_many_steps_of_attention_are_shown_as_stretches() -> None:
+    env = CountConfig().build(1, 0)
+    policy = Policy(EncoderConfig(), NoneConfig(width=4), env.observation_space, env.action_space)
+    no_1 = torch.zeros(1, dtype=torch.bool)
+    inputs = Inputs(torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64), torch.zeros(1), no_1, no_1)
+    assert attention_of(policy, inputs, policy.initial_memory(1), [0], 9) is None
+    policy.core.attends = lambda *told: torch.arange(5.0)[None] / 10  # type: ignore[method-assign]
+    found = attention_of(policy, inputs, policy.initial_memory(1), [0, 6], 9, cells=2)
+    assert found is not None
+    assert found.share_C.tolist() == pytest.approx([0.8, 0.2])  # 0.4 + 0.3 + half of 0.2, and the rest
+    assert (found.steps, found.began) == (5, (2,))
 
 
 def test_memory_strip_keeps_the_strongest_entry_of_a_stretch() -> None:

@@ -140,7 +140,7 @@ def test_the_scripted_player_stands_beside_the_runs(sweep: Path, tmp_path: Path,
     assert (tmp_path / "page.html").read_text().count("</svg>oracle</span>") == 3
     (tmp_path / "oracle.json").write_text(json.dumps(found | {"env": env | {"corridors": 7}}))
     assert main(argv) == 2
-    assert "no run was trained on its task, endless-tmaze, as it is" in capsys.readouterr().err
+    assert "no run is judged by its task, endless-tmaze, as it is" in capsys.readouterr().err
 
 
 def test_rows_replace_their_section_and_nothing_else(sweep: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mnemic.envs import config_to_dict, make_config
 from mnemic.eval.report import rows, tables
 from mnemic.eval.report.group import group, told_apart, words
 from mnemic.eval.report.measure import (
@@ -23,6 +24,9 @@ from mnemic.eval.report.runs import Evaluation, Run, newest_of_each_seed
 from mnemic.eval.statistics import Interval
 
 TMAZE = {"name": "tmaze", "length": 20}
+
+
+OBJECT_NAV = config_to_dict(make_config("object-nav", houses=200, wrong_stop="stays"))
 
 
 def config(memory="lstm", seed=0, env=TMAZE, **more):
@@ -147,6 +151,14 @@ def test_the_newest_and_largest_evaluation_on_the_runs_own_task_speaks_for_it() 
     assert own_evaluation(made) == best
     assert elsewhere(made) == {"length 30": other, "sampled actions": drawn, "at most 1,000 steps": cut}
     assert own_evaluation(run(evaluations=[other])) is None
+
+
+def test_where_a_task_names_another_to_be_judged_by_that_one_speaks() -> None:
+    judged = OBJECT_NAV | {"split": "validation", "houses": 128, "wrong_stop": "ends"}
+    trained, seen = evaluation(0.9, env=OBJECT_NAV), evaluation(0.4, env=judged)
+    made = run(env=OBJECT_NAV, evaluations=[trained, seen])
+    assert own_evaluation(made) == seen
+    assert elsewhere(made) == {"houses 200, split train, wrong stop stays": trained}
 
 
 def test_statistics_over_five_seeds_by_hand() -> None:

@@ -47,6 +47,16 @@ def test_recipes_of_a_family_differ_in_their_memory_alone():
     assert recipe("endless-tmaze-lstm").ppo.window == 16
 
 
+@pytest.mark.parametrize("memory", sorted(MEMORIES))
+def test_object_navigation_is_learned_with_any_memory(memory):
+    config = recipe(f"object-nav-{memory}")
+    env = config.env.resolved()
+    assert (config.memory.name, config.memory.width, env.split, env.houses) == (memory, 256, "train", 1024)
+    if memory in ("transformer", "memo"):  # a window is a trial, and all of it is in reach
+        assert config.ppo.window == env.trial_steps
+        assert config.memory.build().context_entries(1023) == (1023 if memory == "transformer" else 7 * 16 + 127)
+
+
 OTHER = {
     EncoderConfig: {
         "previous_action": False,

@@ -312,6 +312,15 @@ def test_the_presets_are_those_of_the_papers() -> None:
     assert ObjectNavConfig(goals="large", kinds=3).goal_kinds == (20, 21, 22)
 
 
+def test_validation_is_by_the_rules_of_the_papers_in_other_houses() -> None:
+    easy = ObjectNavConfig(houses=1000, wrong_stop="stays", wrong_reward=-0.1, max_start=3.0)
+    judged = easy.validation()
+    assert judged == ObjectNavConfig(houses=128, split="validation", max_start=3.0)
+    assert not set(judged.seeds) & set(easy.seeds)
+    test = replace(easy, split="test")
+    assert (judged.validation(), test.validation()) == (judged, test)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -1,0 +1,75 @@
+"""The settings of object navigation: one recipe, for any memory.
+
+Nothing is tuned, and eval/RESULTS.md has no row of them yet. What they rest on:
+
+- **Stops.** Under the papers' rules a stop that finds nothing ends an episode for free, and short runs learned to stop
+  at once, always. So training lets an episode go on after such a stop and charges a little for it. Little: a blind stop
+  finds something once in 500 times, worth 0.004; at a price of 0.1 a short run unlearned stopping, at 0.01 it did not
+  (docs/object_navigation.md). Evaluation is by the papers' rules, in other houses (`ObjectNavConfig.validation`).
+- **Returns** go over the trial and end with it, so finding out where things are is worth what it saves later; with the
+  discount, what comes within some hundred steps counts.
+- **Windows.** Attention over the whole trial learns from whole trials: what a summary is worth is known then, and
+  nothing in memory is stale. Other cores go on from the memory that they have at the start of a window of 64 steps.
+- **Space.** A window of whole trials has 128 rows: 1.6 GB of pictures, twice what 1,024 rows of 64 steps have.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..agents.encoder import EncoderConfig
+from ..envs.object_nav import ObjectNavConfig
+from ..memory import make_config
+from .config import EvalConfig, PPOConfig, TrainConfig
+
+TRIAL = 1024
+"""Steps of a trial."""
+
+OF_CORES: dict[str, dict[str, Any]] = {
+    "lstm": {"forget_bias": 3.0},
+    "paragru": {"hold": 4.0},
+    "paralstm": {"hold": 4.0},
+    "aaren": {"residual": "gate"},
+    "transformer": {"depth": 2, "heads": 8, "mlp": 4, "context": TRIAL},
+    "memo": {"depth": 2, "heads": 8, "mlp": 4, "segment": 128, "summaries": 16, "sets": TRIAL // 128},
+    "gtrxl": {"context": 256},
+    "slots": {"writes": 3, "forget_bias": 3.0},
+}
+"""Options of cores that differ from their own defaults here; a core that is not named keeps its own.
+
+Gates that hold begin on the holding side: what is seen is needed hundreds of steps later. Memo keeps an eighth of the
+tokens of the full context. GTrXL reaches back a quarter of the trial, which is 0.3 GB for 1,024 rows.
+"""
+
+WHOLE_TRIALS = ("transformer", "memo")
+"""The cores that learn from whole trials."""
+
+
+def object_nav(memory: str) -> TrainConfig:
+    """Find one thing after another in 1,024 homes, with any memory; for a GPU.
+
+    Raises:
+        ValueError: there is no core of that name.
+    """
+    whole = memory in WHOLE_TRIALS
+    return TrainConfig(
+        env=ObjectNavConfig(houses=1024, trial_steps=TRIAL, wrong_stop="stays", wrong_reward=-0.01),
+        memory=make_config(memory, width=256, **OF_CORES.get(memory, {})),
+        encoder=EncoderConfig(net="light"),
+        ppo=PPOConfig(
+            rows=128 if whole else 1024,
+            window=TRIAL if whole else 64,
+            epochs=2,
+            minibatches=8,
+            learning_rate=3e-4,
+            gamma=0.99,
+            gae_lambda=0.95,
+            entropy_weight=0.02,
+            cut_returns=False,
+            trial_end="stop",
+        ),
+        evaluation=EvalConfig(every=50 if whole else 100, episodes=64, confirm_episodes=256),
+        steps=200_000_000,
+        device="cuda",
+        precision="tf32",
+    )
