@@ -248,10 +248,11 @@ class TrainConfig:
         """
         try:
             parts = dict(found)
+            env = env_from_dict(parts.pop("env"))
             ppo = dict(parts.pop("ppo"))
             ppo["recall"] = tuple(ppo.get("recall", ()))  # runs of version 0.1 may have none
             return cls(
-                env=env_from_dict(parts.pop("env")),
+                env=env,
                 memory=memory_from_dict(parts.pop("memory")),
                 encoder=EncoderConfig(**parts.pop("encoder")),
                 ppo=PPOConfig(**ppo),

@@ -138,7 +138,7 @@ def test_a_dry_run_says_what_it_would_do(tmp_path: Path, capsys) -> None:
     assert main(["bench", "rewriting", "--dry", "--memory", "gru", "lstm", "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out.splitlines()
     # 16 mazes, 3 presets, 8 rungs and 2 x 5 sizes, of 2 memories and 5 seeds.
-    assert said[-1] == f"370 runs, {2 * 5 * (16 + 21) * 10_000_000:,} steps"
+    assert said[-1] == f"370 runs, {2 * 5 * (16 * 2_000_000 + 21 * 10_000_000):,} steps"
     assert not (tmp_path / "out").exists()
 
 
@@ -174,5 +174,5 @@ def test_a_folder_with_other_runs_is_refused(swept: Path, capsys) -> None:
     words = ["tmaze", "--memory", "gru", *MAZES, "--ppo.gamma", "0.5"]
     assert bench(swept, *words) == 2
     assert (
-        "was made with ppo.gamma 0.995, and 0.5 is asked for; give the options that it has" in capsys.readouterr().err
+        "was made with ppo.gamma 0.95, and 0.5 is asked for; give the options that it has" in capsys.readouterr().err
     )
