@@ -173,6 +173,4 @@ def test_mistakes_are_one_line(words: str, message: str, tmp_path: Path, capsys)
 def test_a_folder_with_other_runs_is_refused(swept: Path, capsys) -> None:
     words = ["tmaze", "--memory", "gru", *MAZES, "--ppo.gamma", "0.5"]
     assert bench(swept, *words) == 2
-    assert (
-        "was made with ppo.gamma 0.95, and 0.5 is asked for; give the options that it has" in capsys.readouterr().err
-    )
+    assert "was made with ppo.gamma 0.95, and 0.5 is asked for; give the options that it has" in capsys.readouterr().err
