@@ -161,10 +161,12 @@ class ObjectNavConfig(EnvConfig):
         self.require_whole("habitat_workers", 1)
         if self.simulator == "habitat":
             return
-        for name in ("habitat_python", "habitat_gpu", "habitat_workers"):
-            came, default = getattr(self, name), getattr(ObjectNavConfig, name)
-            if came != default:
-                self.refuse(f"{name} is {came!r} and simulator is 'embedded'; take 'habitat', or {name} {default!r}")
+        names = ("habitat_python", "habitat_gpu", "habitat_workers")
+        given = [name for name in names if getattr(self, name) != getattr(ObjectNavConfig, name)]
+        if given:
+            came = ", ".join(f"{name} is {getattr(self, name)!r}" for name in given)
+            default = ", ".join(f"{name} {getattr(ObjectNavConfig, name)!r}" for name in given)
+            self.refuse(f"{came}, and simulator is 'embedded'; make simulator 'habitat', or {default}")
 
     def resolved(self) -> ObjectNavConfig:
         """Return the same task with every option of the preset filled in."""
