@@ -24,6 +24,7 @@ class Outcome(NamedTuple):
     reward: Tensor  # (B,) float32
     terminated: Tensor  # (B,) bool
     info: dict[str, Tensor]  # (B,) figures of the episode so far, `success` among them where the task has it
+    lost: Tensor | None = None  # (B,) bool: whose episode is cut off for a reason outside the task; None: nobody's
 
 
 class NativeState(NamedTuple):
@@ -203,6 +204,8 @@ class NativeEnv(Env):
         episode_step_B, trial_step_B = state.episode_step + 1, state.trial_step + 1
         terminated_B = outcome.terminated
         over_B = terminated_B | (episode_step_B >= self.episode_steps)
+        if outcome.lost is not None:
+            over_B = over_B | outcome.lost
         if self.many_episodes:
             trial_over_B = self.trial_over(task, over_B, trial_step_B)
             over_B = over_B | trial_over_B

@@ -120,8 +120,9 @@ class Worker:
             Died: it is gone, or has taken too long.
         """
         while b"\n" not in self._unread:
-            left = self._until - time.monotonic()
-            if left <= 0 or not select.select([self._channel], [], [], left)[0]:
+            # Also when the time is up: the answer may have come while another worker was waited for.
+            left = max(0.0, self._until - time.monotonic())
+            if not select.select([self._channel], [], [], left)[0]:
                 raise Died(f"did not answer within {self.timeout:g} s")
             try:
                 more = self._channel.recv(1 << 16)

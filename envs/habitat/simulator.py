@@ -59,6 +59,14 @@ class Workers:
             raise ValueError(f"habitat: timeout is {self.timeout}; seconds above 0 are expected")
 
 
+class _Shared:
+    """B agents that are asked about together: which worker each is with, in which house, and whose worker is gone."""
+
+    def __init__(self, batch: int) -> None:
+        self.home_B, self.house_B = np.full(batch, -1), np.full(batch, -1)
+        self.lost_B = np.zeros(batch, dtype=bool)
+
+
 class Habitat(Floors):
     """Scenes in worker processes. `close` ends them, and so does whatever ends this process.
 
@@ -190,9 +198,8 @@ class Habitat(Floors):
             "rows": 1,
         }
         self._pool = Pool(workers.python or sys.executable, [setup] * workers.count, workers.timeout)
-        self._home_B = np.full(0, -1)
-        self._house_B = np.full(0, -1)
-        self._lost_B = np.zeros(0, dtype=bool)
+        # By their number: what is tried for more agents than there are, or drawn of one, leaves those alone.
+        self._shared: dict[int, _Shared] = {}
 
     def close(self) -> None:
         """End the workers."""
@@ -211,12 +218,11 @@ class Habitat(Floors):
     def lost(self, agents: Agents) -> Tensor:
         """Return whose worker died or hung since this was asked last, (B,) bool.
 
-        What they see afterwards is right all the same: it is drawn by a new worker.
+        What they see afterwards is right all the same: it is drawn by a new worker. What happened while more or fewer
+        agents than these were asked about does not count.
         """
-        batch = len(agents.house_B)
-        lost_B = np.zeros(batch, dtype=bool)
-        lost_B[: len(self._lost_B)] = self._lost_B[:batch]
-        self._lost_B = np.zeros(0, dtype=bool)
+        shared = self._of(len(agents.house_B))
+        lost_B, shared.lost_B = shared.lost_B, np.zeros_like(shared.lost_B)
         return torch.from_numpy(lost_B).to(self.device)
 
     def place(self, house_B: Tensor, pose: Pose) -> Agents:
@@ -308,19 +314,18 @@ class Habitat(Floors):
             }
         )
         for number in restarted:
-            self._lost_B[rows[number]] = True
+            self._of(len(house_B)).lost_B[rows[number]] = True
         return [(mine, self._pool.workers[number].block.arrays) for number, mine in rows.items()]
+
+    def _of(self, batch: int) -> _Shared:
+        return self._shared.setdefault(batch, _Shared(batch))
 
     def _share(self, house_B: np.ndarray) -> np.ndarray:
         """Return the worker of each agent, (B,): no worker has more than its part of them."""
-        count = len(self._pool.workers)
-        if len(house_B) != len(self._house_B):
-            self._home_B, self._house_B = np.full(len(house_B), -1), np.full(len(house_B), -1)
-        if len(house_B) != len(self._lost_B):
-            self._lost_B = np.resize(self._lost_B, len(house_B)) & (np.arange(len(house_B)) < len(self._lost_B))
-        new_B = self._house_B != house_B
+        count, shared = len(self._pool.workers), self._of(len(house_B))
+        new_B = shared.house_B != house_B
         if new_B.any():
-            home_B = np.where(new_B, -1, self._home_B)
+            home_B = np.where(new_B, -1, shared.home_B)
             room = np.full(count, -(-len(house_B) // count)) - np.bincount(home_B[~new_B], minlength=count)
             open_in: dict[int, set[int]] = {}
             for house, home in zip(house_B[~new_B].tolist(), home_B[~new_B].tolist(), strict=True):
@@ -330,8 +335,8 @@ class Habitat(Floors):
                 home_B[row] = max(having, key=lambda home: room[home]) if having else int(room.argmax())
                 room[home_B[row]] -= 1
                 open_in.setdefault(int(house_B[row]), set()).add(int(home_B[row]))
-            self._home_B, self._house_B = home_B, house_B.copy()
-        return self._home_B
+            shared.home_B, shared.house_B = home_B, house_B.copy()
+        return shared.home_B
 
     def _moved(self, house_B: Tensor, pose: Pose, sign: int) -> Pose:
         """Return poses in the coordinates of their scene (1), from those of their floor, or the other way (-1).

@@ -65,6 +65,15 @@ class ObjectNavConfig(EnvConfig):
     too_many: int = 10
     """A kind with so many instances in a house is no goal there."""
 
+    simulator: Literal["embedded", "habitat"] = "embedded"
+    """What moves and draws: our own simulator, or habitat-sim in processes of its own, on the same houses."""
+    habitat_python: str = ""
+    """The interpreter that can import habitat_sim; empty: this one."""
+    habitat_gpu: int = 0
+    """The number of the GPU on which Habitat draws; -1: what OpenGL finds, and so Mesa where there is no GPU."""
+    habitat_workers: int = 2
+    """How many processes have habitat-sim. Every environment has its own: training, and an evaluation during it."""
+
     sensors: Literal["rgb", "depth", "rgb,depth"] = "rgb"
     """What the agent sees with."""
     size: int | None = None
@@ -126,6 +135,7 @@ class ObjectNavConfig(EnvConfig):
             self.require_number(name)
         self.require_choice("split", ("train", "validation", "test"))
         self.require_choice("sensors", ("rgb", "depth", "rgb,depth"))
+        self._check_simulator()
         if any(getattr(self, name) is None for name in PRESETS[self.preset]):
             self.resolved()  # checks the rest
             return
@@ -148,6 +158,19 @@ class ObjectNavConfig(EnvConfig):
             self.house_config(), self.motion(), self.view().check()
         except ValueError as error:
             self.refuse(str(error))
+
+    def _check_simulator(self) -> None:
+        self.require_choice("simulator", ("embedded", "habitat"))
+        self.require_whole("habitat_gpu", -1)
+        self.require_whole("habitat_workers", 1)
+        if self.simulator == "habitat":
+            return
+        names = ("habitat_python", "habitat_gpu", "habitat_workers")
+        given = [name for name in names if getattr(self, name) != getattr(ObjectNavConfig, name)]
+        if given:
+            came = ", ".join(f"{name} is {getattr(self, name)!r}" for name in given)
+            default = ", ".join(f"{name} {getattr(ObjectNavConfig, name)!r}" for name in given)
+            self.refuse(f"{came}, and simulator is 'embedded'; make simulator 'habitat', or {default}")
 
     def resolved(self) -> ObjectNavConfig:
         """Return the same task with every option of the preset filled in."""
@@ -188,15 +211,16 @@ class ObjectNavConfig(EnvConfig):
         return max(1, math.ceil(self.success_pixels * size * size / PAPER_SIZE**2))
 
     def build(self, batch: int, seed: int, device: torch.device | str = "cpu") -> ObjectNav:
-        """Make `batch` trials. Houses that this process has made before are there at once.
+        """Make `batch` trials; close them when done. Houses that this process has made before are there at once.
 
         Raises:
-            ValueError: no house has a goal.
+            ValueError: no house has a goal, or habitat-sim cannot be used.
         """
         # Only here, since it imports this module.
-        from .env import ObjectNav
+        from .env import HabitatObjectNav, ObjectNav
 
-        return ObjectNav(self, batch, seed, device)
+        made = HabitatObjectNav if self.simulator == "habitat" else ObjectNav
+        return made(self, batch, seed, device)
 
     def validation(self) -> ObjectNavConfig:
         """Return the papers' rules of stopping in houses of the validation split, `VALIDATION_HOUSES` at most.

@@ -31,11 +31,12 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from ..habitat import Habitat
 from ..houses import KINDS
 from ..native import NativeEnv, NativeState, Outcome, pick
 from ..picture import Picture
 from ..random import Stream
-from ..simulator import ACTIONS, Agents
+from ..simulator import ACTIONS, Agents, Embedded
 from ..simulator.base import STOP
 from ..step import Obs
 from .config import ObjectNavConfig
@@ -99,7 +100,7 @@ class ObjectNav(NativeEnv):
             trial_steps=full.trial_steps,
         )
         self.options, self.world = full, world(full, self.device)
-        self.simulator = self.world.simulator
+        self.simulator: Embedded | Habitat = self.world.simulator
         self._kind_N = torch.arange(len(KINDS), device=self.device)
 
     def begin(self, stream: Stream) -> Search:
@@ -220,3 +221,24 @@ class ObjectNav(NativeEnv):
         if "depth" in seen:
             obs["depth"] = (seen["depth"] / self.options.far).clamp(max=1.0)[..., None]
         return obs
+
+
+class HabitatObjectNav(ObjectNav):
+    """B searches in Habitat, in worker processes that `close` ends. An episode whose worker dies or hangs is truncated.
+
+    A loss is noticed in the step that meets it, or in the next one if it was the drawing that met it; the trial goes
+    on. Info has `lost` too, bool: that this is why the episode ended.
+    """
+
+    on_device: ClassVar[bool] = False
+    simulator: Habitat
+
+    def advance(self, task: Search, action_B: Tensor, stream: Stream) -> tuple[Search, Outcome]:
+        """Move, or stop; and ask whose worker is gone."""
+        task, outcome = super().advance(task, action_B, stream)
+        lost_B = self.simulator.lost(task.agents) & ~outcome.terminated
+        return task, outcome._replace(info=outcome.info | {"lost": lost_B}, lost=lost_B)
+
+    def close(self) -> None:
+        """End the workers."""
+        self.simulator.close()

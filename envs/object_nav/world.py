@@ -18,6 +18,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
+from ..habitat import Habitat, Workers
 from ..houses import House
 from ..simulator import Embedded
 from .config import ObjectNavConfig
@@ -29,7 +30,7 @@ class World:
     """Houses on a device; nothing of it changes."""
 
     prepared: tuple[Prepared, ...]
-    simulator: Embedded
+    simulator: Embedded | Habitat
     way_FC: Tensor
     """(F, C) float16, metres: from each cell to the nearest viewpoint; see `Simulator.geodesic`."""
     goals_H: Tensor
@@ -47,28 +48,41 @@ class World:
 _WORLDS: WeakValueDictionary[Any, World] = WeakValueDictionary()
 
 
-def make_simulator(houses: Sequence[House], config: ObjectNavConfig, device: torch.device) -> Embedded:
-    """Return the simulator that agents move in: the one place that says which."""
+def make_simulator(houses: Sequence[House], config: ObjectNavConfig, device: torch.device) -> Embedded | Habitat:
+    """Return the simulator that agents move in: the one place that says which.
+
+    Raises:
+        ValueError: habitat-sim cannot be used, and what to do.
+    """
     sensors = (*config.sensors.split(","), "semantic")
-    return Embedded(houses, device, view=config.view(), motion=config.motion(), sensors=sensors)
+    view, motion = config.view(), config.motion()
+    if config.simulator == "embedded":
+        return Embedded(houses, device, view=view, motion=motion, sensors=sensors)
+    python = config.habitat_python or None
+    workers = Workers(python=python, count=config.habitat_workers, gpu=config.habitat_gpu)
+    made_with = config.house_config()
+    return Habitat(houses, device, view=view, motion=motion, sensors=sensors, config=made_with, workers=workers)
 
 
 def world(config: ObjectNavConfig, device: torch.device) -> World:
-    """Return the world of a configuration, the same as long as someone holds it.
+    """Return the world of a configuration, in the embedded simulator the same as long as someone holds it.
 
     Raises:
-        ValueError: no house has a goal.
+        ValueError: no house has a goal, or habitat-sim cannot be used.
     """
     terms = Terms(houses=config.house_config(), radius=config.success_radius, too_many=config.too_many)
     kinds = config.goal_kinds
     key = (config.seeds, terms, kinds, config.view(), config.motion(), config.sensors, device)
-    if (found := _WORLDS.get(key)) is None:
+    shared = config.simulator == "embedded"  # Habitat's workers are those of one environment, which closes them
+    if (found := _WORLDS.get(key) if shared else None) is None:
         prepared = [one for one in prepare(config.seeds, terms) if set(kinds) & set(one.kind_K.tolist())]
         if not prepared:
             config.refuse(
                 f"none of {config.houses} houses has a goal of {len(kinds)} kinds; take more kinds, or more houses"
             )
-        found = _WORLDS[key] = make_world(prepared, config, device)
+        found = make_world(prepared, config, device)
+        if shared:
+            _WORLDS[key] = found
     return found
 
 

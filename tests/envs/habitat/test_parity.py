@@ -5,6 +5,7 @@ MNEMIC_HABITAT_PYTHON names the interpreter, MNEMIC_HABITAT_GPU the GPU that dra
 
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,11 @@ import torch
 from mnemic.envs.habitat import Habitat, Workers
 from mnemic.envs.houses import House, HouseConfig, generate, geodesic_field, split_seed
 from mnemic.envs.houses.export import export
+from mnemic.envs.laws import check_env
+from mnemic.envs.object_nav import ObjectNavConfig
 from mnemic.envs.random import Stream
 from mnemic.envs.simulator import Agents, Embedded, Pose
+from mnemic.eval.protocol import Played, play_rule
 from mnemic.kernels.ray_cast import View
 
 PYTHON = os.environ.get("MNEMIC_HABITAT_PYTHON", "")
@@ -176,3 +180,59 @@ def test_what_cannot_be_shown_is_refused(homes: list[House], tmp_path: Path) -> 
     (tmp_path / "stages" / f"{name}.glb").unlink()
     with pytest.raises(ValueError, match=rf"scene '{name}' .* needs the stage 'stages/{name}'"):
         Habitat.of_dataset(dataset, [name], workers=Workers(python=PYTHON, gpu=GPU, count=1))
+
+
+@pytest.fixture
+def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ObjectNavConfig:
+    """Four houses of the validation split, in Habitat."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    options = {"split": "validation", "houses": 4, "size": 32, "episode_steps": 100, "trial_steps": 400}
+    return ObjectNavConfig(simulator="habitat", habitat_python=PYTHON, habitat_gpu=GPU, **options)
+
+
+def test_object_navigation_keeps_its_laws_in_habitat(task: ObjectNavConfig) -> None:
+    check_env(replace(task, episode_steps=20, trial_steps=50, sensors="rgb,depth"), steps=60)
+
+
+def test_object_navigation_is_as_hard_in_habitat(task: ObjectNavConfig) -> None:
+    """For a player that knows the house, in whole episodes: the clock of the trial cuts the last one short."""
+
+    def found(name: str, config: ObjectNavConfig) -> float:
+        played: Played = play_rule(config.oracle(), config, episodes=8, rows=8)
+        whole = [success for success, whole in zip(played.info["success"], played.whole, strict=True) if whole]
+        spl = sum(played.info["spl"]) / len(played.returns)
+        print(
+            f"{name}: found {sum(whole):.0f} in {len(whole)} whole episodes, spl of all {len(played.returns)} {spl:.3f}"
+        )
+        assert not any(played.info.get("lost", ()))
+        return sum(whole) / len(whole)
+
+    there, here = (
+        found("habitat", task),
+        found("embedded", replace(task, simulator="embedded", habitat_python="", habitat_gpu=0)),
+    )
+    assert there >= 0.95
+    assert abs(there - here) <= 0.05
+
+
+def test_the_same_actions_show_the_same_in_both(task: ObjectNavConfig) -> None:
+    """Turns and looks are the same to rounding, and so is what is seen after them."""
+    there = task.build(8, 0)
+    here = replace(task, simulator="embedded", habitat_python="", habitat_gpu=0).build(8, 0)
+    try:
+        (there_state, there_step), (here_state, here_step) = there.reset(), here.reset()
+        for action in (2, 2, 4, 3, 5, 5, 2):
+            action_B = torch.full((8,), action)
+            there_state, there_step = there.step(there_state, action_B)
+            here_state, here_step = here.step(here_state, action_B)
+            torch.testing.assert_close(there_step.obs["pose"], here_step.obs["pose"], atol=1e-4, rtol=0)
+            torch.testing.assert_close(there_step.reward, here_step.reward, atol=1e-4, rtol=0)
+            assert torch.equal(there_step.obs["goal"], here_step.obs["goal"])
+            apart = (there_step.obs["rgb"].int() - here_step.obs["rgb"].int()).abs().amax(-1)
+            assert (apart <= 2).double().mean() >= 0.9
+        os.kill(there.simulator.processes[0], 9)
+        _, step = there.step(there_state, torch.ones(8, dtype=torch.int64))
+        assert 0 < step.truncated.sum() < 8
+        assert torch.equal(step.truncated, step.info["lost"])
+    finally:
+        there.close()

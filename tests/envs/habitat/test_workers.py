@@ -2,6 +2,7 @@
 
 import math
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -18,7 +19,6 @@ from mnemic.envs.houses import House, HouseConfig, generate
 from mnemic.envs.simulator import Agents, Pose
 from mnemic.kernels.ray_cast import View
 
-STAND_IN = Path(__file__).parent / "stand_in"
 VIEW = View(6, 8)
 
 
@@ -28,24 +28,8 @@ def homes() -> list[House]:
 
 
 @pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An interpreter that finds the stand-in."""
-    script = tmp_path_factory.mktemp("bin") / "python"
-    script.write_text(f'#!/bin/sh\nPYTHONPATH={STAND_IN} exec {sys.executable} "$@"\n')
-    script.chmod(0o755)
-    return str(script)
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("houses")
-
-
-@pytest.fixture
-def orders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder where files tell the stand-in to die or to hang."""
-    monkeypatch.setenv("STAND_IN_ORDERS", str(tmp_path))
-    return tmp_path
 
 
 @pytest.fixture
@@ -138,6 +122,30 @@ def test_a_dead_or_hanging_worker_is_replaced_and_its_agents_are_named(
     assert gone([replaced])
     sim.close()
     assert gone(pids + list(sim.processes))
+
+
+def test_an_answer_that_came_in_time_counts_however_late_it_is_read(sim: Habitat) -> None:
+    """It may have had to wait behind a worker that hangs."""
+    worker = sim._pool.workers[1]
+    worker.send({"do": "rows", "rows": worker.block.rows})
+    assert select.select([worker._channel], [], [], 10)[0]
+    worker._until = time.monotonic() - 1
+    worker.receive()
+
+
+def test_what_happens_while_others_are_asked_about_is_no_loss(sim: Habitat) -> None:
+    """An oracle tries steps from many places, and a person looks at one row."""
+    agents, more = agents_in([0, 1, 2, 3]), agents_in([0, 1, 2, 3] * 3)
+    sim.render(agents)
+    os.kill(sim.processes[0], signal.SIGKILL)
+    sim.render(more)
+    assert not sim.lost(agents).any()
+    assert sim.lost(more).any()
+    os.kill(sim.processes[1], signal.SIGKILL)
+    sim.render(agents)
+    sim.render(agents_in([0]))
+    assert sim.lost(agents).sum() == 2
+    assert sim.restarts == 2
 
 
 def test_what_always_kills_its_worker_is_given_up_on(sim: Habitat, orders: Path) -> None:

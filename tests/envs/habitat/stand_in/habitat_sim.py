@@ -78,7 +78,7 @@ class Target:
         self.node, self.name = node, name
 
     def read_frame_rgba(self, view):
-        view[:] = int(self.node.translation[0] * 10)
+        view[:] = int(self.node.translation[0] * 10) % 256
 
     def read_frame_depth(self, view):
         view[:] = self.node.translation[2]
