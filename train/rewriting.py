@@ -3,9 +3,9 @@
 All memories learn with the same settings and the same budget; only what a memory is made of is its own. What both tasks
 need: the previous action in the input (it is how an agent knows in the Endless T-Maze that it has tried a turn, and in
 Color-Cubes where a move has led), a discount that reaches over a phase and no farther, and a step size and an entropy
-weight that fall in a line, so that what was learned late is not lost again. Gates that hold begin far on the holding
-side: a target is shown once and needed ten steps later, and a gate that begins at sigmoid(1) = 0.73 has lost 96 % of it
-by then.
+weight that fall in a line, so that what was learned late is not lost again. In Color-Cubes gates that hold begin
+far on the holding side: a target is shown once and needed ten steps later, and a gate that begins at sigmoid(1) = 0.73
+has lost 96 % of it by then.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ OF_CORES: dict[str, dict[str, Any]] = {
 }
 """Options of cores that differ from their own defaults here; a core that is not named keeps its own."""
 ON_CUBES: dict[str, dict[str, Any]] = {"lstm": {"forget_bias": 3.0}}
-"""Those that differ in Color-Cubes alone. In the T-Maze, where a cue is to be let go after a few steps, such an LSTM does
-not learn to."""
+"""Those that differ in Color-Cubes alone. In the T-Maze, where a cue is to be let go after a few steps, such an LSTM
+does not learn to."""
 
 
 def endless_tmaze(memory: str) -> TrainConfig:
