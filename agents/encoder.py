@@ -44,8 +44,8 @@ class EncoderConfig:
     layers: int = 1
     """Layers, each linear and a ReLU, between the observation and the memory."""
     hidden: int = 0
-    """Width of these layers but the last; 0: that of the memory. To look up one part of an observation by another, as
-    the cell of a cube by its colour, takes a width of several times the numbers that are looked up."""
+    """Width of these layers but the last; 0: that of the memory. The wider, the sooner one part of an observation is
+    looked up by another, as the cell of a cube by its colour."""
     channels: int = 16
     """Channels of the first convolution over a grid; later ones have two and four times as many. Over an image twice as
     many are the first, and four (light) or sixteen (resnet18) times as many the most."""
@@ -132,6 +132,8 @@ class Encoder(nn.Module):
                 f"encoder: net is {config.net!r}, which looks at images of {LEAST} x {LEAST} pixels or more, and there "
                 "are none here; leave net as it is"
             )
+        if config.whole_grid and all(len(space.shape) != 3 or name in images for name, space in found.items()):
+            raise ValueError("encoder: whole_grid is on, and there are no grids here; leave it off")
         # Of whatever size the features of a backbone are, those that are told beside them are not drowned.
         self.projections = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(features[name]), nn.Linear(features[name], width), nn.ReLU())

@@ -150,6 +150,9 @@ def test_a_whole_grid_keeps_all_its_cells():
     assert moved.amin(0).tolist() == [4, 3]
     assert moved.amax(0).tolist() == [8, 7]
     assert net(torch.rand(2, 10, 10, 3)).shape == (2, 8)
+    for space in (spaces.Box(0, 1, (4,)), HOUSE):
+        with pytest.raises(ValueError, match="whole_grid is on, and there are no grids here"):
+            Encoder(EncoderConfig(whole_grid=True), space, ACTIONS, 8)
 
 
 def test_grids_have_the_net_of_the_published_results():

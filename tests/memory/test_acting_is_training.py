@@ -64,7 +64,8 @@ def test_acting_is_training(name: str) -> None:
 
     state, written = core.initial_state(ROWS), torch.zeros(ROWS, device=DEVICE)
     rtol, atol = TOLERANCE[torch.float32]
-    atol *= want.abs().max().item()  # sums round by the size of their terms, however small they come out
+    if DEVICE.type == "cuda":  # sums in another order round by the size of their terms, however small they come out
+        atol *= want.abs().max().item()
     for time in range(STEPS):
         y, state = core.advance(x[time], state, *(flag[time] for flag in flags))
         torch.testing.assert_close(y, want[time], rtol=rtol, atol=atol, msg=lambda said, time=time: f"{time}: {said}")
