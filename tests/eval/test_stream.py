@@ -157,19 +157,21 @@ def test_a_long_stream_is_flat(name: str) -> None:
     task = CountConfig(trial_steps=10**6)
     memory = make_config("memo", width=4, heads=1, segment=4, summaries=1, sets=2) if name == "memo" else None
     policy = policy_for(task, memory or make_config("gru", width=4))
-    held: dict[int, int] = {}
+    held: list[int] = []
 
     def look(steps: int) -> None:
-        if steps in (784, 1312):
+        if steps in (512, 1024, 1536, 2048):
             gc.collect()
-            held[steps] = tracemalloc.get_traced_memory()[0]
+            held.append(tracemalloc.get_traced_memory()[0])
 
     tracemalloc.start()
     try:
-        stream = play_stream(policy, task, steps=1320, rows=2, bins=1, tell=look)
+        stream = play_stream(policy, task, steps=2056, rows=2, bins=1, tell=look)
     finally:
         tracemalloc.stop()
-    assert held[1312] - held[784] < 20_000
+    # What grows with the steps grows in every third; a library that fills a cache of its own does so once.
+    assert len(held) == 4
+    assert min(np.diff(held)) < 10_000
     many = play_stream(policy, task, steps=400, rows=2, bins=4)
     assert len({each.bytes for each in many.bins}) == 1
     assert many.bins[0].bytes == stream.bins[0].bytes == policy.core.state_bytes(1)
