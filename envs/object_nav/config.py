@@ -74,8 +74,11 @@ class ObjectNavConfig(EnvConfig):
     habitat_workers: int = 2
     """How many processes have habitat-sim. Every environment has its own: training, and an evaluation during it."""
 
-    sensors: Literal["rgb", "depth", "rgb,depth"] = "rgb"
-    """What the agent sees with."""
+    sensors: Literal["rgb", "depth", "rgb,depth", "depth,mask", "rgb,depth,mask"] = "rgb"
+    """What the agent sees with. mask: the pixels of things of the kind to find, as a detector that never errs says."""
+    pose: Literal["episode", "trial"] = "episode"
+    """Where the pose begins at 0: at the start of each episode, or (trial) at the start of the first alone, so that all
+    episodes of a trial have the same coordinates and need not recognise where they begin."""
     size: int | None = None
     """Pixels along a side of the picture. small 64, relic and memo 256."""
     hfov: float = 90.0
@@ -134,7 +137,8 @@ class ObjectNavConfig(EnvConfig):
         for name in ("hfov", "far", "forward", "turn", "look"):
             self.require_number(name)
         self.require_choice("split", ("train", "validation", "test"))
-        self.require_choice("sensors", ("rgb", "depth", "rgb,depth"))
+        self.require_choice("sensors", ("rgb", "depth", "rgb,depth", "depth,mask", "rgb,depth,mask"))
+        self.require_choice("pose", ("episode", "trial"))
         self._check_simulator()
         if any(getattr(self, name) is None for name in PRESETS[self.preset]):
             self.resolved()  # checks the rest

@@ -53,7 +53,7 @@ class Search(NamedTuple):
     """B episodes."""
 
     agents: Agents
-    start_B3: Tensor  # (B, 3) float32, metres: where the episode began
+    start_B3: Tensor  # (B, 3) float32, metres: where the episode began, or the trial: what the pose is told from
     heading_B: Tensor  # (B,) float32, radians: the yaw that it began with
     target_B: Tensor  # (B,) int64: the kind of the goal
     field_B: Tensor  # (B,) int64: the distance field of the goal
@@ -66,9 +66,10 @@ class Search(NamedTuple):
 class ObjectNav(NativeEnv):
     """B searches, on a device.
 
-    Actions are those of `simulator.ACTIONS`: 0 stop, 1 forward, 2 left, 3 right, 4 up, 5 down. The agent sees `rgb` and
-    `depth`, as `sensors` says; `goal`, the kind, one-hot; and `pose`: how far it is to the right of its start and
-    behind it, over 10 m, cosine and sine of how far it has turned to the left, and its pitch over a quarter turn.
+    Actions are those of `simulator.ACTIONS`: 0 stop, 1 forward, 2 left, 3 right, 4 up, 5 down. The agent sees `rgb`,
+    `depth` and `mask`, as `sensors` says; `goal`, the kind, one-hot; and `pose`: how far it is to the right of its
+    start and behind it, over 10 m, cosine and sine of how far it has turned to the left, and its pitch over a quarter
+    turn.
     Reward: `progress_reward` for each metre of the way that was made, `slack`, and `success_reward` for a goal that is
     found. `stop` finds a goal that is near and in view, and ends the episode; where it finds nothing it adds
     `wrong_reward`, and ends the episode or not, as `wrong_stop` says. Info: `success`; `spl`, success times the
@@ -87,6 +88,8 @@ class ObjectNav(NativeEnv):
             seen["rgb"] = spaces.Box(0, 255, (size, size, 3), np.uint8)
         if "depth" in full.sensors:
             seen["depth"] = spaces.Box(0.0, 1.0, (size, size, 1), np.float32)
+        if "mask" in full.sensors:
+            seen["mask"] = spaces.Box(0, 1, (size, size, 1), np.uint8)
         seen["goal"] = spaces.Box(0.0, 1.0, (len(KINDS),), np.float32)
         seen["pose"] = spaces.Box(-TEN_METRES, TEN_METRES, (5,), np.float32)
         super().__init__(
@@ -113,7 +116,12 @@ class ObjectNav(NativeEnv):
         if houses > 1:
             other_B = (house_B + 1 + stream.integers(100, houses - 1)) % houses
             house_B = torch.where(trial_over_B, other_B, house_B)
-        renewed: Search = pick(over_B, self._episode(house_B, stream), task)
+        next_one = self._episode(house_B, stream)
+        if self.options.pose == "trial":
+            start_B3 = torch.where(trial_over_B[:, None], next_one.start_B3, task.start_B3)
+            heading_B = torch.where(trial_over_B, next_one.heading_B, task.heading_B)
+            next_one = next_one._replace(start_B3=start_B3, heading_B=heading_B)
+        renewed: Search = pick(over_B, next_one, task)
         return renewed
 
     def advance(self, task: Search, action_B: Tensor, stream: Stream) -> tuple[Search, Outcome]:
@@ -220,6 +228,11 @@ class ObjectNav(NativeEnv):
             obs["rgb"] = seen["rgb"]
         if "depth" in seen:
             obs["depth"] = (seen["depth"] / self.options.far).clamp(max=1.0)[..., None]
+        if "mask" in self.options.sensors:
+            wanted_BE = self.world.kind_HE[task.agents.house_B] == task.target_B[:, None]
+            semantic_BIJ = seen["semantic"]
+            mask_BP = wanted_BE.gather(1, semantic_BIJ.flatten(1).long())
+            obs["mask"] = mask_BP.view(*semantic_BIJ.shape, 1).byte()
         return obs
 
 

@@ -54,7 +54,7 @@ def make_simulator(houses: Sequence[House], config: ObjectNavConfig, device: tor
     Raises:
         ValueError: habitat-sim cannot be used, and what to do.
     """
-    sensors = (*config.sensors.split(","), "semantic")
+    sensors = (*(name for name in config.sensors.split(",") if name != "mask"), "semantic")
     view, motion = config.view(), config.motion()
     if config.simulator == "embedded":
         return Embedded(houses, device, view=view, motion=motion, sensors=sensors)

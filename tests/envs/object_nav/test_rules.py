@@ -173,6 +173,43 @@ def test_a_pose_is_told_as_seen_from_the_start(hall: ObjectNav) -> None:
     assert KINDS[int(goal_K.argmax())] == "mug"
 
 
+@pytest.mark.parametrize("pose", ["episode", "trial"])
+def test_coordinates_are_of_the_episode_or_of_the_trial(monkeypatch: pytest.MonkeyPatch, pose: str) -> None:
+    env = built(monkeypatch, ObjectNavConfig(size=32, pose=pose))
+    state = put(env, env.reset()[0], 5.0, 3.9, 30)
+    began, heading = state.task.start_B3, state.task.heading_B
+    state, step = act(env, state, STOP)  # the next episode is somewhere else in the same house
+    assert bool(step.episode_start)
+    there = state.task.agents.pose
+    if pose == "episode":
+        assert step.obs["pose"].tolist() == [[0, 0, 1, 0, 0]]
+    else:
+        away_3 = (there.position_B3 - began)[0] / 10
+        right, behind = (math.cos(heading), -math.sin(heading)), (math.sin(heading), math.cos(heading))
+        turned = (there.yaw_B - heading).item()
+        expected = [float(away_3[0] * x + away_3[2] * z) for x, z in (right, behind)]
+        assert step.obs["pose"][0].tolist() == pytest.approx(
+            [*expected, math.cos(turned), math.sin(turned), 0], abs=1e-6
+        )
+        assert step.obs["pose"][0, :2].abs().max() > 0.01
+    while not bool(step.trial_start):
+        state, step = act(env, state, LEFT)
+    assert step.obs["pose"].tolist() == [[0, 0, 1, 0, 0]]
+
+
+def test_a_mask_shows_the_goal_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = built(monkeypatch, ObjectNavConfig(size=32, sensors="depth,mask"))
+    state = put(env, env.reset()[0], 5.0, 3.9, 0)
+    _, step = act(env, act(env, state, LEFT)[0], RIGHT)
+    assert sorted(step.obs) == ["depth", "goal", "mask", "pose"]
+    mask_IJ = step.obs["mask"][0, :, :, 0]
+    assert mask_IJ.unique().tolist() == [0, 1]
+    near_IJ = (step.obs["depth"][0, :, :, 0] - 1.7 / 20).abs() < 1e-4  # the face of the cube
+    assert torch.equal(mask_IJ.bool(), near_IJ)
+    task = state.task._replace(target_B=state.task.target_B + 1)
+    assert env.look(task, state.episode_step)[1]["mask"].max() == 0  # it is a mug, and no longer asked for
+
+
 def test_depth_is_the_share_of_what_can_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     env = built(monkeypatch, ObjectNavConfig(size=32, sensors="rgb,depth", far=10.0))
     state = put(env, env.reset()[0], 5.0, 3.75, 0)
@@ -328,6 +365,7 @@ def test_validation_is_by_the_rules_of_the_papers_in_other_houses() -> None:
         ({"houses": 0}, "houses is 0; it must be a whole number of at least 1"),
         ({"split": "dev"}, "split is 'dev'; choose one of train, validation, test"),
         ({"sensors": "lidar"}, "sensors is 'lidar'; choose one of"),
+        ({"pose": "house"}, "pose is 'house'; choose one of episode, trial"),
         ({"goals": "small"}, "goals is 'small'; choose one of"),
         ({"size": 0}, "size is 0"),
         ({"slack": 0.1}, "slack is 0.1"),
