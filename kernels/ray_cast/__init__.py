@@ -19,7 +19,7 @@ OP = Op(
     __name__,
     {
         "triton": Backend("the rays of a tile of pixels meet the solids in its frustum", triton=True),
-        "tiles": Backend("faces are sorted into ever smaller tiles, hidden ones dropped; looks at its tensors"),
+        "numba": Backend("faces and round solids are drawn from near to far, row by row, on CPUs"),
         "reference": Backend("every ray meets every solid, the definition"),
     },
 )

@@ -1,25 +1,31 @@
 """Ray casting against depths worked out by hand, and every backend against the definition in float64."""
 
 import math
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 
-from mnemic.kernels.ray_cast import PATTERNS, Scene, Seen, View, bench, material, pack, ray_cast, texture
+from mnemic.kernels.compiled import compiled
+from mnemic.kernels.ray_cast import OP, PATTERNS, Scene, Seen, View, bench, material, pack, ray_cast, texture
 from mnemic.kernels.ray_cast.scene import BOX, CYLINDER, SPHERE
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TABLE = [material((0.2, 0.4, 0.6), (0.9, 0.8, 0.7), pattern, 0.3) for pattern in PATTERNS]
 
 
-@pytest.fixture(params=["triton", "tiles", "reference"])
+@pytest.fixture(params=["triton", "numba", "reference"])
 def backend(request: Any) -> str:
     if request.param == "triton":
         pytest.importorskip("triton")
-    if request.param == "tiles" and DEVICE != "cpu":
-        pytest.skip("tiles is for CPUs")
+    if request.param == "numba" and DEVICE != "cpu":
+        pytest.skip("numba is for CPUs")
     return str(request.param)
 
 
@@ -221,17 +227,75 @@ def test_rows_are_independent(backend: str) -> None:
         assert torch.equal(one, other[order])
 
 
+def test_solids_in_one_plane_show_the_first(backend: str) -> None:
+    """Fronts of different sizes in one plane, the smaller one first or last; the nearest of all comes last."""
+    small, large = (BOX, 0.25, 0, -3, 0.5, 0.5, 1, 0), (BOX, 0, 0, -4, 5, 5, 2, 0)
+    near = (BOX, 0, 3, -2, 9, 0.5, 1, 0)
+    for rows, shown in (((small, large, near), [1, 2, 3]), ((large, small, near), [1, 3])):
+        seen = look(pack([house(*rows)], TABLE, DEVICE), (0, 0, 0), 0, 0, View(80, 80, 120.0), backend)
+        assert [label for label in seen.semantic_BIJ.unique().tolist() if label] == shown
+
+
+@pytest.mark.parametrize("size", [(70, 33), (8, 130)], ids=str)
+def test_numba_shows_large_views_as_the_definition_does(size: tuple[int, int]) -> None:
+    scene, view = pack([random_scene(seed) for seed in range(2)], TABLE), View(*size, 90.0)
+    draw = torch.Generator().manual_seed(1)
+    eye, yaw = torch.randn(4, 3, generator=draw), torch.randn(4, generator=draw)
+    which = torch.arange(4) % 2
+    want = ray_cast(scene, which, eye.double(), yaw, yaw * 0.3, view, "reference")
+    bench.compare(ray_cast(scene, which, eye, yaw, yaw * 0.3, view, "numba"), want)
+
+
 def test_many_threads_say_what_one_says() -> None:
-    scene = pack([bench.rooms(0)], bench.MATERIALS)
-    at = bench.cameras(6, 1)
-    alone = ray_cast(scene, *at, View(16, 16), "tiles")
+    """Nine cameras are enough pixels for three threads; calls from threads of Python at once say it too."""
+    scene, view = pack([bench.rooms(0)], bench.MATERIALS), View(120, 120)
+    at = bench.cameras(9, 1)
+    alone = ray_cast(scene, *at, view, "numba")
     torch.set_num_threads(3)
     try:
-        shared = ray_cast(scene, *at, View(16, 16), "tiles")
-        assert torch.get_num_threads() == 3
+        shared = [ray_cast(scene, *at, view, "numba")]
+        with ThreadPoolExecutor(3) as threads:
+            shared += threads.map(lambda _: ray_cast(scene, *at, view, "numba"), range(3))
     finally:
         torch.set_num_threads(1)
-    assert all(torch.equal(one, other) for one, other in zip(alone, shared, strict=True))
+    for seen in shared:
+        assert all(torch.equal(one, other) for one, other in zip(alone, seen, strict=True))
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_child_processes_cast_rays_too(start: str) -> None:
+    """After the parent has used its threads, which a forked child has not."""
+    code = f"""
+import multiprocessing, torch, zlib
+from mnemic.kernels.ray_cast import View, bench, pack, ray_cast
+
+def depths():
+    torch.set_num_threads(2)
+    scene = pack([bench.rooms(0)], bench.MATERIALS)
+    depth_BIJ = ray_cast(scene, *bench.cameras(9, 1), View(120, 120), "numba").depth_BIJ
+    return zlib.crc32(depth_BIJ.numpy())  # PyTorch's own threads do not survive a fork
+
+if __name__ == "__main__":
+    here = depths()
+    with multiprocessing.get_context({start!r}).Pool(1) as pool:
+        print(here == pool.apply_async(depths).get(60))
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        (script := Path(folder) / "cast.py").write_text(code)
+        done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=200, check=True)
+    assert done.stdout.strip() == "True"
+
+
+def test_what_cannot_be_kept_is_compiled_all_the_same() -> None:
+    module: dict[str, Any] = {}
+    exec("def double(x): return 2 * x", module)  # of no file, so that there is no folder beside it
+    assert compiled(module["double"])(4) == 8
+
+
+def test_numba_leaves_other_types_to_the_definition() -> None:
+    assert OP.default(torch.zeros(1)) == "numba"
+    assert OP.default(torch.zeros(1, dtype=torch.float64)) == "reference"
+    assert OP.refusal("numba", torch.zeros(1, device="meta")) == "it is for CPUs"
 
 
 def test_no_camera_sees_nothing(backend: str) -> None:
