@@ -103,14 +103,14 @@ def _draw(scene, eye, lens, sun, found, count, thing_TK, picture, farthest, colu
     """Draw solids from near to far, without those that are hidden by then; write their faces."""
     place_N8, label_N4, _ = scene
     depth_S, solid_S, box_S34, rect_S4 = found
-    drawn = 0
+    axis_35, drawn = np.empty((3, 5)), 0
     for s in np.argsort(depth_S[:count], kind="mergesort"):
         rect_4, solid = rect_S4[s], solid_S[s]
         if _hidden(rect_4, depth_S[s], farthest):
             continue
         first = FACES * s
         if label_N4[solid, 0] == BOX:
-            for t in range(first, _faces(place_N8[solid], box_S34[s], eye, lens, sun, thing_TK, first)):
+            for t in range(first, _faces(place_N8[solid], box_S34[s], lens, sun, axis_35, thing_TK, first)):
                 _draw_face(thing_TK[t], t, rect_4, lens, picture)
         else:
             _draw_round(place_N8[solid], label_N4[solid, 0] == SPHERE, first, rect_4, eye, lens, picture)
@@ -214,9 +214,10 @@ def _look_up(near_IJ, columns, farthest):
 
 
 @compiled
-def _faces(place_8, box_34, eye, lens, sun, thing_TK, t):
+def _faces(place_8, box_34, lens, sun, axis_35, thing_TK, t):
     """Write the faces of a box that look at the eye, or all from within, as things from `t` on; return the next one."""
-    at, way, size = np.empty(3), np.empty((3, 3)), np.empty(3)
+    # Where the eye is along each axis, half the extent, and of a ray the part by column, by row and at the first pixel.
+    at, size, way = axis_35[:, 0], axis_35[:, 1], axis_35[:, 2:]
     within = True
     for axis in range(3):
         x, y, z = box_34[0, 1 + axis], box_34[1, 1 + axis], box_34[2, 1 + axis]

@@ -10,7 +10,7 @@ import pytest
 from mnemic import __version__
 from mnemic.cli.main import COMMANDS, main
 
-HEAVY = ("torch", "numpy", "gymnasium", "matplotlib", "tensorboard", "rich", "tyro")
+HEAVY = ("torch", "numpy", "numba", "gymnasium", "matplotlib", "tensorboard", "rich", "tyro")
 
 
 def test_help_names_every_command(capsys) -> None:

@@ -269,11 +269,11 @@ def test_child_processes_cast_rays_too(start: str) -> None:
 import multiprocessing, torch, zlib
 from mnemic.kernels.ray_cast import View, bench, pack, ray_cast
 
+torch.set_num_threads(2)
+scene, at = pack([bench.rooms(0)], bench.MATERIALS), bench.cameras(9, 1)  # PyTorch's own threads do not survive a fork
+
 def depths():
-    torch.set_num_threads(2)
-    scene = pack([bench.rooms(0)], bench.MATERIALS)
-    depth_BIJ = ray_cast(scene, *bench.cameras(9, 1), View(120, 120), "numba").depth_BIJ
-    return zlib.crc32(depth_BIJ.numpy())  # PyTorch's own threads do not survive a fork
+    return zlib.crc32(ray_cast(scene, *at, View(120, 120), "numba").depth_BIJ.numpy())
 
 if __name__ == "__main__":
     here = depths()
