@@ -10,8 +10,8 @@ a JSON object, as a rule compressed with gzip, whose `episodes` are placements o
 
 All else is ignored: `episode_id`; `scene_dataset_config`, for whoever opens the file names the dataset;
 `start_position`, `start_rotation`, `info`, `targets`, `markers`, `target_receptacles`, `goal_receptacles` and
-`name_to_receptacle`, which are of the task of rearrangement; and `ao_states`, so that doors and drawers are as the
-scene has them.
+`name_to_receptacle`, which are of the task of rearrangement; and `ao_states`, the joints of furniture, which Habitat
+leaves out where physics is off.
 
 Source: habitat-lab 0.3, habitat/datasets/rearrange/rearrange_dataset.py, RearrangeEpisode, and
 habitat/tasks/rearrange/rearrange_sim.py, _add_objs; ReLIC's relic/download_datasets.sh and relic/configs/tasks.
@@ -40,7 +40,7 @@ class Thing(NamedTuple):
 
     @property
     def position(self) -> tuple[float, float, float]:
-        """Where it is, metres."""
+        """Where its origin is, metres: what the papers' code measures distances to."""
         x, y, z = (row[3] for row in self.matrix[:3])
         return x, y, z
 

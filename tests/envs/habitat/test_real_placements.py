@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from mnemic.envs.habitat import Habitat, Workers, read_episodes
+from mnemic.envs.habitat.cache import _without_lights
 from mnemic.envs.houses import House, generate, split_seed, viewpoints
 from mnemic.envs.laws import check_env
 from mnemic.envs.object_nav import ObjectNavConfig, placements
@@ -24,7 +25,7 @@ from mnemic.eval.protocol import play_rule
 
 pytestmark = [pytest.mark.habitat, pytest.mark.timeout(1800)]
 GPU = int(os.environ.get("MNEMIC_HABITAT_GPU", "-1"))
-HOUSES, POSES = 3, 300
+HOUSES, POSES = 2, 300
 
 
 def share(name: str, agreeing: torch.Tensor, least: float) -> None:
@@ -46,8 +47,12 @@ def files(homes: list[House], write_dataset, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="module", autouse=True)
 def caches(tmp_path_factory: pytest.TempPathFactory):
+    """A folder for what is known, and a working directory where Habitat finds no light to prepare."""
+    folder = tmp_path_factory.mktemp("caches")
+    _without_lights(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("caches")))
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        patch.chdir(folder)
         yield
 
 
@@ -181,11 +186,11 @@ def test_placements_of_one_scene_share_it(
         full = sim.render(Agents(torch.ones(60, dtype=torch.int64), some.pose))["semantic"]
         assert torch.equal(seen[1::3], full[1::3])
         assert not seen[2::3].any()
-        assert seen[::3].any()
         assert torch.equal(sim.render(some)["semantic"], seen)
-        # Every other thing: those that remain have half the number of before.
-        both = (seen[::3] > 0) & (full[::3] > 0)
-        share("ids", seen[::3][both] * 2 - 1 == full[::3][both], 0.99)
+        # Every other thing: those that remain have half the number of before, and nothing comes in front of them.
+        kept = full[::3] % 2 == 1
+        assert kept.sum() > 20
+        assert torch.equal(seen[::3][kept] * 2 - 1, full[::3][kept])
     finally:
         sim.close()
 
@@ -222,7 +227,7 @@ def test_what_is_not_there_is_named_in_a_line_and_nothing_runs_on(
         return str(tmp_path / "changed.json")
 
     other = written(whole[0], whole[1]._replace(scene="102343992"))
-    with pytest.raises(ValueError, match=r"has no scene '102343992'; it has 3: .*another revision") as refused:
+    with pytest.raises(ValueError, match=r"has no scene '102343992'; it has 2: .*another revision") as refused:
         replace(config, placements=other).build(1, 0)
     assert "\n" not in str(refused.value)
     unknown = whole[0].things[0]._replace(name="002_unknown")
@@ -238,10 +243,10 @@ def test_what_is_not_there_is_named_in_a_line_and_nothing_runs_on(
     ]
     buried = whole[1]._replace(things=tuple(sunk))
     caplog.clear()
-    env = replace(config, placements=written(whole[0], buried, whole[2])).build(2, 0)
+    env = replace(config, placements=written(whole[0], buried, whole[1])).build(2, 0)
     try:
         assert caplog.messages == ["object-nav: 1 of 3 placements are left out: no goal to reach"]
-        assert env.simulator.scenes == (whole[0].scene, whole[2].scene)
+        assert env.simulator.scenes == (whole[0].scene, whole[1].scene)
         state, _ = env.reset()
         for action in (1, 2, 0):
             state, step = env.step(state, torch.full((2,), action))
