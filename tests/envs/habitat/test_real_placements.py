@@ -14,7 +14,7 @@ import torch
 
 from mnemic.envs.habitat import Habitat, Workers, read_episodes
 from mnemic.envs.habitat.cache import _without_lights
-from mnemic.envs.houses import House, generate, split_seed, viewpoints
+from mnemic.envs.houses import House, generate, geodesic_field, split_seed, viewpoints
 from mnemic.envs.laws import check_env
 from mnemic.envs.object_nav import ObjectNavConfig, placements
 from mnemic.envs.object_nav.env import HabitatObjectNav
@@ -139,21 +139,31 @@ def test_viewpoints_are_where_things_are_seen(homes: list[House], env: HabitatOb
 def test_ways_are_those_of_the_houses(
     homes: list[House], env: HabitatObjectNav, embedded: Embedded, agents: Agents
 ) -> None:
-    """To places that both know: the cells within 1 m of a thing's middle, by the two grids."""
-    ours, theirs = [], []
+    """To the same viewpoints, on the floor of the house and on that of the navmesh; and to those of each."""
     terms = Terms(houses=env.options.house_config(), radius=2.0, too_many=env.options.too_many)
+    own, same, theirs = [], [], []
     for number, home in enumerate(homes):
         row = (agents.house_B == number).nonzero()[:, 0]
         some = Agents(agents.house_B[row], Pose(*(part[row] for part in agents.pose)))
-        field_FC = embedded.pad(survey(home, terms).field()).float()
-        for k in range(len(field_FC)):
-            ours.append(embedded.geodesic(some, field_FC, torch.full_like(row, k)))
-            field = int(env.world.first_H[number]) + k
-            theirs.append(env.simulator.geodesic(some, env.world.way_FC, torch.full_like(row, field)).float())
-    one, other = torch.cat(ours), torch.cat(theirs)
-    apart = (one - other).abs()
-    print(f"ways: mean {one.mean():.2f} and {other.mean():.2f} m, worst {apart.max():.2f} m apart")
-    share("ways within 5 % or a cell", apart <= torch.maximum(0.05 * one, torch.tensor(0.1)), 0.8)
+        one = env.world.prepared[number]
+        goals_KIJ = np.zeros((len(one.kind_K), *home.navigable_IJ.shape), dtype=bool)
+        k_G, i_G, j_G = np.nonzero(one.field() == 0)
+        x_0, _, z_0 = env.simulator.origin_H3[number].tolist()
+        i_G, j_G = (((at + 0.5) * one.house.cell + low) / home.cell for at, low in ((i_G, z_0), (j_G, x_0)))
+        goals_KIJ[k_G, i_G.astype(int), j_G.astype(int)] = True
+        fields = survey(home, terms).field(), geodesic_field(home.navigable_IJ, goals_KIJ, home.cell)
+        for k in range(len(one.kind_K)):
+            which_B = torch.full_like(row, k)
+            for found, field_KIJ in zip((own, same), fields, strict=True):
+                found.append(embedded.geodesic(some, embedded.pad(field_KIJ).float(), which_B))
+            which_B = which_B + env.world.first_H[number]
+            theirs.append(env.simulator.geodesic(some, env.world.way_FC, which_B).float())
+    there = torch.cat(theirs)
+    for name, found, least in (("the same viewpoints", same, 0.95), ("viewpoints of each", own, 0.85)):
+        here = torch.cat(found)
+        apart = (here - there).abs()
+        print(f"ways: mean {here.mean():.2f} and {there.mean():.2f} m, worst {apart.max():.2f} m apart")
+        share(f"ways to {name}, within 5 % or a cell", apart <= torch.maximum(0.05 * here, torch.tensor(0.1)), least)
 
 
 def test_a_player_that_knows_the_placement_finds_what_lies_there(config: ObjectNavConfig) -> None:
