@@ -77,7 +77,7 @@ class Habitat(Floors):
 
     Attributes:
         scenes: the name of each house.
-        files: of scenes of a dataset, the files that say what is in each house: the scene's own, and its things'.
+        files: the files that say what is in each scene of a dataset: its own, and those of its things.
     """
 
     scenes: tuple[str, ...]
@@ -212,8 +212,7 @@ class Habitat(Floors):
     def keep(self, houses: Sequence[int]) -> None:
         """Forget all houses but some, which get new numbers, in this order; agents of before are no longer any."""
         free_HIJ, origin_H3 = self.free_HC.view(-1, *self.grid).cpu().numpy(), self.origin_H3
-        self.scenes = tuple(self.scenes[house] for house in houses)
-        self.files = [self.files[house] for house in houses]
+        self.scenes, self.files = tuple(self.scenes[h] for h in houses), [self.files[h] for h in houses]
         self._number_H = self._number_H[list(houses)]
         self._lay([free_HIJ[house] for house in houses], self.cell, self.device)
         self.origin_H3, self._near_HC, self._shared = origin_H3[list(houses)], self._nearest(NEAR_CELLS), {}
@@ -243,7 +242,8 @@ class Habitat(Floors):
                 "rows": 1,
             }
         )
-        self._number_H = np.arange(len(self.scenes))  # by which workers know the houses
+        # By which workers know the houses; and nothing is known of their files.
+        self._number_H, self.files = np.arange(len(self.scenes)), [[] for _ in self.scenes]
         self._pool = Pool(workers.python or sys.executable, [setup] * workers.count, workers.timeout)
         # By their number: what is tried for more agents than there are, or drawn of one, leaves those alone.
         self._shared = {}
