@@ -14,6 +14,11 @@ from ..houses import export as writer
 from ..houses.export import DATASET, export, navmesh_settings
 
 
+def caches(name: str) -> Path:
+    """Return a folder in the user's folder of caches."""
+    return (Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "mnemic" / name).expanduser()
+
+
 def exported(houses: Sequence[House], config: HouseConfig, folder: str | Path | None) -> Path:
     """Return the dataset configuration of some houses, which are exported if that has not been done.
 
@@ -22,8 +27,7 @@ def exported(houses: Sequence[House], config: HouseConfig, folder: str | Path | 
         config: what they were made with.
         folder: where datasets are kept, each in a folder of its own; None: in the user's folder of caches.
     """
-    root = Path(folder) if folder else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "mnemic" / "houses"
-    kept = root.expanduser() / _digest(houses, config)
+    kept = (Path(folder).expanduser() if folder else caches("houses")) / _digest(houses, config)
     if not (kept / DATASET).exists():
         part = kept.with_name(f"{kept.name}.{os.getpid()}")
         shutil.rmtree(part, ignore_errors=True)

@@ -10,7 +10,7 @@ cells), C cells of a floor.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,19 @@ from torch import Tensor
 from ...kernels.ray_cast import View
 from ..houses import House, HouseConfig
 from ..houses.export import NAVMESH, scene_name
+from ..houses.navigable import pieces
+from ..progress import shown
 from ..simulator import Agents, Motion, Pose
 from ..simulator.base import FORWARD, SENSORS
 from ..simulator.floors import Floors
 from .cache import exported
+from .episodes import Placement
 from .pool import Pool
 
 NEAR_CELLS = 5
 """How far beyond the cells of a floor an agent is still taken to be next to them: navmeshes are not made of cells."""
+_FLOORS: dict[tuple[str, str, float, float, float], tuple[np.ndarray, list[float]]] = {}
+"""What this process knows of scenes of datasets, which take long to open."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +77,13 @@ class Habitat(Floors):
 
     Attributes:
         scenes: the name of each house.
-        origin_H3: (H, 3) float32: the smallest x and z of each floor, and its height in the middle, metres.
+        files: the files that say what is in each scene of a dataset: its own, and those of its things.
     """
+
+    scenes: tuple[str, ...]
+    files: list[list[str]]
+    _number_H: np.ndarray
+    _shared: dict[int, _Shared]
 
     def __init__(
         self,
@@ -118,14 +128,13 @@ class Habitat(Floors):
             (config.agent_height, config.agent_radius),
             {"navmesh": str(dataset.parent / NAVMESH), "kept": str(kept), "home": str(dataset.parent), "level": True},
         )
-        self.origin_H3 = torch.zeros(len(houses), 3, device=self.device)
-        self._near_HC = self._nearest()
+        self._near_HC = self._nearest(NEAR_CELLS)
 
     @classmethod
     def of_dataset(
         cls,
         dataset: str | Path,
-        scenes: Sequence[str],
+        scenes: Sequence[str | Placement],
         device: torch.device | str = "cpu",
         *,
         view: View | None = None,
@@ -138,11 +147,12 @@ class Habitat(Floors):
     ) -> Habitat:
         """Open scenes of a dataset on disk: HSSD, HM3D, ReplicaCAD or any other with a configuration of Habitat.
 
-        Of a scene with several storeys the one with the most floor counts. Ids of `semantic` are those of the dataset.
+        Of a scene with several storeys the one with the most floor counts, and of that the largest piece that hangs
+        together. Ids of `semantic` are those of the dataset or, of placements, those of the things put into them.
 
         Args:
             dataset: the file `*.scene_dataset_config.json`.
-            scenes: names of its scenes.
+            scenes: names of its scenes; or placements in them, as of `read_episodes`.
             device: where what is returned lives.
             view: the camera; None: 64 x 64 pixels, 90 degrees.
             motion: how agents move; None: the defaults.
@@ -161,20 +171,51 @@ class Habitat(Floors):
         if not scenes:
             raise ValueError("habitat: no scene came; name at least one of the dataset")
         self = cls.__new__(cls)
-        self.device, self.scenes = torch.device(device), tuple(scenes)
+        placed = [it for it in scenes if isinstance(it, Placement)]
+        self.device = torch.device(device)
+        self.scenes = tuple(it.scene if isinstance(it, Placement) else it for it in scenes)
         self._camera(view, motion, sensors)
-        as_it_is = {"navmesh": None, "kept": None, "home": None, "level": False}
-        self._start(workers or Workers(), path, (height, radius), as_it_is)
+        folders = dict.fromkeys(str(Path(name).expanduser().resolve()) for it in placed for name in it.folders)
+        things = [it.things if isinstance(it, Placement) else () for it in scenes] if placed else []
+        as_it_is = {"navmesh": None, "kept": None, "home": None, "level": False, "folders": list(folders)}
+        self._start(workers or Workers(), path, (height, radius), as_it_is | {"things": things})
         try:
-            floors = [self._ask_one(number, {"do": "floor", "cell": cell}) for number in range(len(scenes))]
-            free = [np.array([[sign == "1" for sign in row] for row in floor["free"]]) for floor in floors]
-            self._lay(free, cell, device)
+            self.files = self._ask_one(0, {"do": "files"})
+            floors = self._floors((str(path), cell, height, radius))
+            self._lay([free_IJ for free_IJ, _ in floors], cell, device)
         except BaseException:
             self.close()
             raise
-        self.origin_H3 = torch.tensor([floor["origin"] for floor in floors], device=self.device)
-        self._near_HC = self._nearest()
+        self.origin_H3 = torch.tensor([origin for _, origin in floors], device=self.device)
+        self._near_HC = self._nearest(NEAR_CELLS)
         return self
+
+    def _floors(self, key: tuple[str, float, float, float]) -> list[tuple[np.ndarray, list[float]]]:
+        """Return the floor of each house, (I, J) bool, and its origin. Workers open the scenes, each another one."""
+        new = {name: number for number, name in enumerate(self.scenes) if (name, *key) not in _FLOORS}
+        names, count = list(new), len(self._pool.workers)
+
+        def found() -> Iterator[None]:
+            for at in range(0, len(names), count):
+                asked = dict(enumerate(names[at : at + count]))
+                floor = {"do": "floor", "cell": key[1]}
+                answers, _ = self._pool.ask({k: (floor | {"scene": new[name]}, {}) for k, name in asked.items()})
+                for k, name in asked.items():
+                    free_IJ = np.array([[sign == "1" for sign in row] for row in answers[k]["free"]])
+                    _FLOORS[name, *key] = pieces(free_IJ) == 1, answers[k]["origin"]
+                    yield
+
+        for _ in shown(found(), "opening scenes", len(names), 2):
+            pass
+        return [_FLOORS[name, *key] for name in self.scenes]
+
+    def keep(self, houses: Sequence[int]) -> None:
+        """Forget all houses but some, which get new numbers, in this order; agents of before are no longer any."""
+        free_HIJ, origin_H3 = self.free_HC.view(-1, *self.grid).cpu().numpy(), self.origin_H3
+        self.scenes, self.files = tuple(self.scenes[h] for h in houses), [self.files[h] for h in houses]
+        self._number_H = self._number_H[list(houses)]
+        self._lay([free_HIJ[house] for house in houses], self.cell, self.device)
+        self.origin_H3, self._near_HC, self._shared = origin_H3[list(houses)], self._nearest(NEAR_CELLS), {}
 
     def _camera(self, view: View | None, motion: Motion | None, sensors: Sequence[str]) -> None:
         if unknown := [name for name in sensors if name not in SENSORS]:
@@ -183,23 +224,29 @@ class Habitat(Floors):
         self.view.check()
 
     def _start(self, workers: Workers, dataset: Path, agent: tuple[float, float], more: dict[str, Any]) -> None:
-        setup = more | {
-            "dataset": str(dataset),
-            "scenes": self.scenes,
-            "gpu": workers.gpu,
-            "sensors": self.sensors,
-            "size": (self.view.height, self.view.width),
-            "hfov": self.view.hfov,
-            "far": self.view.far,
-            "eye": self.motion.eye_height,
-            "height": agent[0],
-            "radius": agent[1],
-            "open": workers.open_scenes,
-            "rows": 1,
-        }
+        setup = (
+            {"things": [], "folders": []}
+            | more
+            | {
+                "dataset": str(dataset),
+                "scenes": self.scenes,
+                "gpu": workers.gpu,
+                "sensors": self.sensors,
+                "size": (self.view.height, self.view.width),
+                "hfov": self.view.hfov,
+                "far": self.view.far,
+                "eye": self.motion.eye_height,
+                "height": agent[0],
+                "radius": agent[1],
+                "open": workers.open_scenes,
+                "rows": 1,
+            }
+        )
+        # By which workers know the houses; and nothing is known of their files.
+        self._number_H, self.files = np.arange(len(self.scenes)), [[] for _ in self.scenes]
         self._pool = Pool(workers.python or sys.executable, [setup] * workers.count, workers.timeout)
         # By their number: what is tried for more agents than there are, or drawn of one, leaves those alone.
-        self._shared: dict[int, _Shared] = {}
+        self._shared = {}
 
     def close(self) -> None:
         """End the workers."""
@@ -253,21 +300,23 @@ class Habitat(Floors):
         """Return what agents see, by sensor."""
         return self.render_some(agents, torch.ones_like(agents.house_B, dtype=torch.bool))
 
-    def render_some(self, agents: Agents, which_B: Tensor) -> dict[str, Tensor]:
+    def render_some(self, agents: Agents, which_B: Tensor, sensors: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Return what some agents see, and 0 for the others.
 
         Args:
             agents: where all are.
             which_B: (B,) bool.
+            sensors: with which of the sensors; None: with all.
         """
+        names = tuple(sensors or self.sensors)
         size = (len(agents.house_B), self.view.height, self.view.width)
         shapes: dict[str, tuple[tuple[int, ...], type]] = {
             "rgb": ((*size, 3), np.uint8),
             "depth": (size, np.float32),
             "semantic": (size, np.int32),
         }
-        seen: dict[str, np.ndarray] = {name: np.zeros(*shapes[name]) for name in self.sensors}
-        for rows, block in self._do("render", agents, which_B.nonzero()[:, 0].cpu().numpy(), {}):
+        seen: dict[str, np.ndarray] = {name: np.zeros(*shapes[name]) for name in names}
+        for rows, block in self._do("render", agents, which_B.nonzero()[:, 0].cpu().numpy(), {}, only=names):
             for name, picture in seen.items():
                 from_below = block[name][: len(rows), :, :, :3] if name == "rgb" else block[name][: len(rows)]
                 picture[rows] = from_below[:, ::-1]
@@ -277,39 +326,42 @@ class Habitat(Floors):
         """Return the length of the way to the nearest goal, from the cell of each agent or the nearest one to it."""
         house_B, pose = agents.house_B, self._moved(agents.house_B, agents.pose, -1)
         x_B, y_B, z_B = pose.position_B3.unbind(1)
-        i_B = (z_B / self.cell).floor().long().clamp(0, self.grid[0] - 1)
-        j_B = (x_B / self.cell).floor().long().clamp(0, self.grid[1] - 1)
+        row_B, column_B = (z_B / self.cell).floor().long(), (x_B / self.cell).floor().long()
+        i_B, j_B = row_B.clamp(0, self.grid[0] - 1), column_B.clamp(0, self.grid[1] - 1)
         own_B = i_B * self.grid[1] + j_B
         cell_B = self._near_HC[house_B, own_B].long()
         on_x_B = (cell_B % self.grid[1] + 0.5) * self.cell
         on_z_B = (torch.div(cell_B, self.grid[1], rounding_mode="floor") + 0.5) * self.cell
-        free_B = self.free_HC[house_B, own_B]
+        free_B = self.free_HC[house_B, own_B] & (i_B == row_B) & (j_B == column_B)
         to_B = torch.where(free_B, 0.0, torch.hypot(on_x_B - x_B, on_z_B - z_B))
         on_B3 = torch.stack([torch.where(free_B, x_B, on_x_B), y_B, torch.where(free_B, z_B, on_z_B)], 1)
         return to_B + super().geodesic(Agents(house_B, pose._replace(position_B3=on_B3)), field_FC, which_B)
 
     def paths(self, house: int, start_N3: np.ndarray, end_N3: np.ndarray) -> np.ndarray:
         """Return the lengths of the shortest ways by Habitat's navmesh, (N,), metres; infinite where there is none."""
-        request = {"do": "paths", "starts": start_N3.tolist(), "ends": end_N3.tolist()}
-        return np.array(self._ask_one(house, request))
+        ends = {"starts": start_N3.tolist(), "ends": end_N3.tolist()}
+        return np.array(self._ask_one(house, {"do": "paths", "scene": int(self._number_H[house]), **ends}))
 
     def _ask_one(self, house: int, request: dict[str, Any]) -> Any:
         number = house % len(self._pool.workers)
-        answers, _ = self._pool.ask({number: (request | {"scene": house}, {})})
+        answers, _ = self._pool.ask({number: (request, {})})
         return answers[number]
 
     def _do(
-        self, what: str, agents: Agents, row_N: np.ndarray, more: dict[str, np.ndarray]
+        self, what: str, agents: Agents, row_N: np.ndarray, more: dict[str, np.ndarray], **asked: Any
     ) -> list[tuple[np.ndarray, dict[str, np.ndarray]]]:
         """Let workers do something with some agents; return, by worker, whose rows are where, and its block."""
         house_B = agents.house_B.cpu().numpy()
         position_B3, yaw_B, pitch_B = (part.cpu().numpy() for part in agents.pose)
-        columns = {"scene": house_B, "position": position_B3, "yaw": yaw_B, "pitch": pitch_B} | more
+        columns = {"scene": self._number_H[house_B], "position": position_B3, "yaw": yaw_B, "pitch": pitch_B} | more
         worker_N = self._share(house_B)[row_N]
         rows = {number: row_N[worker_N == number] for number in np.unique(worker_N).tolist()}
         _, restarted = self._pool.ask(
             {
-                number: ({"do": what, "rows": len(mine)}, {name: values[mine] for name, values in columns.items()})
+                number: (
+                    {"do": what, "rows": len(mine), **asked},
+                    {name: values[mine] for name, values in columns.items()},
+                )
                 for number, mine in rows.items()
             }
         )
@@ -345,18 +397,3 @@ class Habitat(Floors):
         """
         house_B = house_B.to(self.device, torch.int64).clamp(0, self.houses - 1)
         return pose._replace(position_B3=pose.position_B3.to(self.device) + sign * self.origin_H3[house_B])
-
-    def _nearest(self) -> Tensor:
-        """Return the free cell nearest to each cell, (H, C) int32, as far as `NEAR_CELLS`; farther ones have any."""
-        free_HIJ = self.free_HC.cpu().numpy().reshape(self.houses, *self.grid)
-        cells = np.arange(self.grid[0] * self.grid[1]).reshape(self.grid)
-        near_HIJ = np.where(free_HIJ, cells, -1)
-        steps = [(0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)]
-        for _ in range(NEAR_CELLS):
-            wide = np.pad(near_HIJ, ((0, 0), (1, 1), (1, 1)), constant_values=-1)
-            for di, dj in steps:
-                beside = wide[:, 1 + di : 1 + di + self.grid[0], 1 + dj : 1 + dj + self.grid[1]]
-                near_HIJ = np.where(near_HIJ < 0, beside, near_HIJ)
-        any_H11 = near_HIJ.reshape(self.houses, -1).max(1)[:, None, None]
-        near_HIJ = np.where(near_HIJ < 0, any_H11, near_HIJ)
-        return torch.from_numpy(near_HIJ.reshape(self.houses, -1).astype(np.int32)).to(self.device)

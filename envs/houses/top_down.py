@@ -14,11 +14,14 @@ ABOVE = 2.0
 OUTSIDE = 24
 """How grey it is where there is no house, and the walls are, in 0..255."""
 
+FLOOR = 190
+"""How grey a floor is of which nothing else is known."""
+
 
 def top_down(house: House, scale: int = 40) -> np.ndarray:
     """Return a picture of a house from above, (height, width, 3) uint8, x to the right and z down.
 
-    The point (x, z) is at column x * scale and row z * scale.
+    The point (x, z) is at column x * scale and row z * scale. Of a house without solids the navigable floor is drawn.
 
     Args:
         house: what is drawn.
@@ -33,6 +36,10 @@ def top_down(house: House, scale: int = 40) -> np.ndarray:
     image = np.full((round(depth * scale), round(width * scale), 3), OUTSIDE, dtype=np.uint8)
     x_J, z_I = (np.arange(image.shape[1]) + 0.5) / scale, (np.arange(image.shape[0]) + 0.5) / scale
     solids = house.solids
+    if not len(solids.kind_S):
+        i_I, j_J = (z_I / house.cell).astype(int), (x_J / house.cell).astype(int)
+        image[house.navigable_IJ[i_I][:, j_J]] = FLOOR
+        return image
     kinds, yaws, materials = solids.kind_S.tolist(), solids.yaw_S.tolist(), solids.material_S.tolist()
     centres, halves, ids = solids.centre_S3.tolist(), solids.half_S3.tolist(), solids.semantic_S.tolist()
     tops = [centre[1] + half[1] for centre, half in zip(centres, halves, strict=True)]

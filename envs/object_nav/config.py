@@ -65,6 +65,17 @@ class ObjectNavConfig(EnvConfig):
     too_many: int = 10
     """A kind with so many instances in a house is no goal there."""
 
+    dataset: str = ""
+    """Scenes of your own in the place of generated houses, in Habitat alone: a *.scene_dataset_config.json."""
+    placements: str = ""
+    """The episode file (*.json.gz) that says which things lie where in these scenes. A house is one placement:
+    `houses` and `first_house` count them in the file's order."""
+    validation_placements: str = ""
+    """The episode file of validation, and of any `split` but train; empty: `placements`, the same as in training."""
+    objects: str = ""
+    """Folders of the things' object configurations, with commas between; empty: those that the episode file names,
+    from the working directory."""
+
     simulator: Literal["embedded", "habitat"] = "embedded"
     """What moves and draws: our own simulator, or habitat-sim in processes of its own, on the same houses."""
     habitat_python: str = ""
@@ -167,6 +178,7 @@ class ObjectNavConfig(EnvConfig):
         self.require_choice("simulator", ("embedded", "habitat"))
         self.require_whole("habitat_gpu", -1)
         self.require_whole("habitat_workers", 1)
+        self._check_dataset()
         if self.simulator == "habitat":
             return
         names = ("habitat_python", "habitat_gpu", "habitat_workers")
@@ -175,6 +187,22 @@ class ObjectNavConfig(EnvConfig):
             came = ", ".join(f"{name} is {getattr(self, name)!r}" for name in given)
             default = ", ".join(f"{name} {getattr(ObjectNavConfig, name)!r}" for name in given)
             self.refuse(f"{came}, and simulator is 'embedded'; make simulator 'habitat', or {default}")
+
+    def _check_dataset(self) -> None:
+        if not self.dataset:
+            given = [name for name in ("placements", "validation_placements", "objects") if getattr(self, name)]
+            if given:
+                self.refuse(f"{given[0]} is {getattr(self, given[0])!r}, and dataset is empty; name the dataset too")
+            return
+        if not self.placements or self.simulator != "habitat":
+            came = f"placements is {self.placements!r} and simulator is {self.simulator!r}"
+            self.refuse(f"{came}; a dataset needs an episode file as placements, and simulator 'habitat'")
+        names = ("min_rooms", "max_rooms", "room_area", "fullness")
+        given = [name for name in names if getattr(self, name) != getattr(ObjectNavConfig, name)]
+        if given:
+            self.refuse(
+                f"{given[0]} is {getattr(self, given[0])!r}, which is of generated houses; leave it, or dataset, out"
+            )
 
     def resolved(self) -> ObjectNavConfig:
         """Return the same task with every option of the preset filled in."""
@@ -218,7 +246,7 @@ class ObjectNavConfig(EnvConfig):
         """Make `batch` trials; close them when done. Houses that this process has made before are there at once.
 
         Raises:
-            ValueError: no house has a goal, or habitat-sim cannot be used.
+            ValueError: no house has a goal, a file of a dataset is missing, or habitat-sim cannot be used.
         """
         # Only here, since it imports this module.
         from .env import HabitatObjectNav, ObjectNav
@@ -229,8 +257,8 @@ class ObjectNavConfig(EnvConfig):
     def validation(self) -> ObjectNavConfig:
         """Return the papers' rules of stopping in houses of the validation split, `VALIDATION_HOUSES` at most.
 
-        What makes the task easier in other ways, as `max_start`, stays. A task that is not of the training split stays
-        as it is.
+        Of a dataset they are the first of `validation_placements`. What makes the task easier in other ways, as
+        `max_start`, stays. A task that is not of the training split stays as it is.
         """
         if self.split != "train":
             return self

@@ -40,10 +40,11 @@ def draw(world: World, tasks: Sequence[Search], row: int) -> Picture:
         row: which row.
     """
     now = tasks[-1]
-    house = world.prepared[int(now.agents.house_B[row])].house
+    number = int(now.agents.house_B[row])
+    house, origin_3 = world.prepared[number].house, world.simulator.origin_H3[number]
     kind = KINDS[int(now.target_B[row])]
     goals = [(thing.centre[0], thing.centre[2]) for thing in house.things if thing.kind == kind]
-    way = [(float(at[0]), float(at[2])) for at in (task.agents.pose.position_B3[row] for task in tasks)]
+    way = [(float(at[0]), float(at[2])) for at in (task.agents.pose.position_B3[row] - origin_3 for task in tasks)]
     yaw = float(now.agents.pose.yaw_B[row])
     view = first_person(world, now.agents, row)
     image = np.concatenate([view, way_map(house, way, yaw, goals)], 1)

@@ -4,11 +4,11 @@ Source: extended object navigation, ReLIC (arXiv 2410.02751) and Memo (arXiv 251
 
 Departures, where the papers differ from each other or leave something open:
 
-- Houses come from `mnemic.envs.houses` in the place of HSSD; a trial draws one of them evenly, never the same twice
-  in a row.
+- Houses come from `mnemic.envs.houses` in the place of HSSD, or from scenes of one's own (`placements`); a trial draws
+  one of them evenly, never the same twice in a row.
 - How much of a goal is seen counts over all its instances within the radius, of which there is rarely more than one.
 - A viewpoint is the middle of a cell that lies within the radius of a thing as a whole, with the middle of the thing
-  in sight.
+  in sight; in scenes of one's own with enough pixels of it (`placements`).
 - Turns are 30 degrees, as ReLIC's text has them; a look goes from 60 degrees below the horizon to 30 above.
 - An episode begins in the middle of a cell, with a yaw that is a multiple of a turn.
 - The pose tells how far the agent has turned, as Memo's text has it and its code does not, and its pitch.

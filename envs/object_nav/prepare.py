@@ -8,21 +8,20 @@ Shapes: I and J cells of the floor's grid, N of them navigable, K kinds.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import pickle
-import sys
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from ..houses import House, HouseConfig, Instance, generate, geodesic_field, viewpoints
+from ..progress import shown
 
 MANY = 200
 """From so many houses on, several processes make them, and a bar shows how far they are."""
@@ -65,7 +64,7 @@ _KEPT: OrderedDict[tuple[int, Terms], Prepared] = OrderedDict()
 def prepare(seeds: Sequence[int], terms: Terms) -> list[Prepared]:
     """Return the houses of some seeds. Many new ones are made by processes, which need the usual `__main__` guard."""
     new = [seed for seed in dict.fromkeys(seeds) if (seed, terms) not in _KEPT]
-    made = dict(zip(new, _shown(_make(new, terms), len(new)), strict=True))
+    made = dict(zip(new, shown(_make(new, terms), "making houses", len(new), MANY), strict=True))
     found = [made[seed] if seed in made else _KEPT[seed, terms] for seed in seeds]
     for seed, one in zip(seeds, found, strict=True):
         _KEPT[seed, terms] = one
@@ -82,18 +81,33 @@ def prepare_one(seed: int, terms: Terms) -> Prepared:
 
 def survey(house: House, terms: Terms) -> Prepared:
     """Find the ways to the goals of a house: kinds with fewer than `too_many` instances and a viewpoint."""
+    reach = reach_of(terms.radius, house.cell)
+    return ways_to(house, terms.too_many, lambda thing: viewpoints(house, thing, reach, terms.houses.eye_height))
+
+
+def reach_of(radius: float, cell: float) -> float:
+    """Return how far a viewpoint can be: half the diagonal of a cell less, so that it is near with all of its cell."""
+    return radius - math.sqrt(0.5) * cell
+
+
+def ways_to(house: House, too_many: int, views: Callable[[Instance], np.ndarray]) -> Prepared:
+    """Find the ways to the goals of a house.
+
+    Args:
+        house: where they are.
+        too_many: a kind with so many instances is no goal.
+        views: the viewpoints of a thing, (I, J) bool; a kind without any is no goal.
+    """
     things: dict[int, list[Instance]] = {}
     for thing in house.things:
         if thing.goal is not None:
             things.setdefault(thing.goal, []).append(thing)
-    # Nearer by half the diagonal of a cell: then a thing is near from everywhere in a viewpoint's cell.
-    reach = terms.radius - 0.5**0.5 * house.cell
     seen = {}
     for kind in sorted(things):
-        if len(things[kind]) < terms.too_many:
-            views = [viewpoints(house, thing, reach, terms.houses.eye_height) for thing in things[kind]]
-            if np.any(views):
-                seen[kind] = np.any(views, axis=0)
+        if len(things[kind]) < too_many:
+            found = [views(thing) for thing in things[kind]]
+            if np.any(found):
+                seen[kind] = np.any(found, axis=0)
     goals_KIJ = np.stack(list(seen.values())) if seen else np.zeros((0, *house.navigable_IJ.shape), dtype=bool)
     way_KIJ = geodesic_field(house.navigable_IJ, goals_KIJ, house.cell) if seen else goals_KIJ
     return Prepared(house, np.array(list(seen), dtype=np.int64), way_KIJ[:, house.navigable_IJ].astype(np.float16))
@@ -113,10 +127,3 @@ def _make(seeds: Sequence[int], terms: Terms) -> Iterator[Prepared]:
 
 def _packed(seed: int, terms: Terms) -> bytes:
     return pickle.dumps(prepare_one(seed, terms))
-
-
-def _shown(made: Iterator[Prepared], count: int) -> Iterator[Prepared]:
-    """Show how far they are, where somebody looks and it takes long."""
-    quiet = count < MANY or not sys.stderr.isatty()
-    console = Console(stderr=True)
-    yield from track(made, "making houses", count, console=console, transient=True, disable=quiet)

@@ -22,6 +22,7 @@ from ..habitat import Habitat, Workers
 from ..houses import House
 from ..simulator import Embedded
 from .config import ObjectNavConfig
+from .placements import open_placements
 from .prepare import Prepared, Terms, prepare
 
 
@@ -42,19 +43,24 @@ class World:
     kind_HE: Tensor
     """(H, E) int64: the kind of each instance, -1 for what is no thing to find."""
     place_HE3: Tensor
-    """(H, E, 3) float32: the middle of each instance, metres."""
+    """(H, E, 3) float32: the middle of each instance, metres, in the coordinates of agents."""
 
 
 _WORLDS: WeakValueDictionary[Any, World] = WeakValueDictionary()
 
 
+def drawn(config: ObjectNavConfig) -> tuple[str, ...]:
+    """Return the sensors of the simulator."""
+    return (*(name for name in config.sensors.split(",") if name != "mask"), "semantic")
+
+
 def make_simulator(houses: Sequence[House], config: ObjectNavConfig, device: torch.device) -> Embedded | Habitat:
-    """Return the simulator that agents move in: the one place that says which.
+    """Return the simulator that agents move in, in generated houses: the one place that says which.
 
     Raises:
         ValueError: habitat-sim cannot be used, and what to do.
     """
-    sensors = (*(name for name in config.sensors.split(",") if name != "mask"), "semantic")
+    sensors = drawn(config)
     view, motion = config.view(), config.motion()
     if config.simulator == "embedded":
         return Embedded(houses, device, view=view, motion=motion, sensors=sensors)
@@ -68,8 +74,11 @@ def world(config: ObjectNavConfig, device: torch.device) -> World:
     """Return the world of a configuration, in the embedded simulator the same as long as someone holds it.
 
     Raises:
-        ValueError: no house has a goal, or habitat-sim cannot be used.
+        ValueError: no house has a goal, a file of a dataset is missing, or habitat-sim cannot be used.
     """
+    if config.dataset:
+        prepared, simulator = open_placements(config, drawn(config), device)
+        return make_world(prepared, config, device, simulator)
     terms = Terms(houses=config.house_config(), radius=config.success_radius, too_many=config.too_many)
     kinds = config.goal_kinds
     key = (config.seeds, terms, kinds, config.view(), config.motion(), config.sensors, device)
@@ -86,9 +95,15 @@ def world(config: ObjectNavConfig, device: torch.device) -> World:
     return found
 
 
-def make_world(prepared: Sequence[Prepared], config: ObjectNavConfig, device: torch.device) -> World:
-    """Put houses that have goals on a device."""
-    simulator = make_simulator([one.house for one in prepared], config, device)
+def make_world(
+    prepared: Sequence[Prepared],
+    config: ObjectNavConfig,
+    device: torch.device,
+    simulator: Embedded | Habitat | None = None,
+) -> World:
+    """Put houses that have goals on a device, in a simulator that has them or a new one."""
+    simulator = simulator or make_simulator([one.house for one in prepared], config, device)
+    origin_H3 = simulator.origin_H3.cpu()
     allowed = set(config.goal_kinds)
     goals = [[k for k, kind in enumerate(one.kind_K.tolist()) if kind in allowed] for one in prepared]
     count = [len(mine) for mine in goals]
@@ -102,7 +117,7 @@ def make_world(prepared: Sequence[Prepared], config: ObjectNavConfig, device: to
         fields.append(simulator.pad(one.field()[mine]).half())
         for instance in one.house.instances:
             kind_HE[h, instance.id] = -1 if instance.goal is None else instance.goal
-            place_HE3[h, instance.id] = torch.tensor(instance.centre)
+            place_HE3[h, instance.id] = torch.tensor(instance.centre) + origin_H3[h]
     goals_H = torch.tensor(count)
     return World(
         prepared=tuple(prepared),

@@ -17,7 +17,7 @@ from .base import DOWN, LEFT, RIGHT, UP, Agents, Pose, Simulator
 
 
 class Floors(Simulator):
-    """A simulator whose houses have floors of equal cells, the smallest x and z of each at 0.
+    """A simulator whose houses have floors of equal cells.
 
     Nothing here looks at tensors on a CUDA device.
 
@@ -25,12 +25,15 @@ class Floors(Simulator):
         cell: side of the cells of all floors, metres.
         grid: I and J.
         free_HC: (H, C) bool: where agents can be.
+        origin_H3: (H, 3) float32, metres: the smallest x and z of each floor, and its height, in the coordinates of
+            agents: 0, except in scenes of others (`Habitat.of_dataset`).
         device: where everything lives.
     """
 
     cell: float
     grid: tuple[int, int]
     free_HC: Tensor
+    origin_H3: Tensor
     device: torch.device
 
     def _lay(self, free_HIJ: Sequence[np.ndarray], cell: float, device: torch.device | str) -> None:
@@ -48,6 +51,7 @@ class Floors(Simulator):
         self.grid = max(free_IJ.shape[0] for free_IJ in free_HIJ), max(free_IJ.shape[1] for free_IJ in free_HIJ)
         free_HC = np.stack([self._padded(free_IJ, False) for free_IJ in free_HIJ]).reshape(self.houses, -1)
         self.free_HC = torch.from_numpy(free_HC).to(device)
+        self.origin_H3 = torch.zeros(self.houses, 3, device=device)
         self._count_H = self.free_HC.sum(1)
         order_HC = np.argsort(~free_HC, axis=1, kind="stable")[:, : int(free_HC.sum(1).max())]
         self._cell_HN = torch.from_numpy(order_HC.astype(np.int32)).to(device)
@@ -137,6 +141,21 @@ class Floors(Simulator):
         """Say whether points of the floor are navigable."""
         inside_B, cell_B = self._cell((z_B / self.cell).floor().long(), (x_B / self.cell).floor().long())
         return inside_B & self.free_HC[house_B, cell_B]
+
+    def _nearest(self, reach: int) -> Tensor:
+        """Return the free cell nearest to each cell, (H, C) int32, as far as some cells; farther ones have any."""
+        free_HIJ = self.free_HC.cpu().numpy().reshape(self.houses, *self.grid)
+        cells = np.arange(self.grid[0] * self.grid[1]).reshape(self.grid)
+        near_HIJ = np.where(free_HIJ, cells, -1)
+        steps = [(0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)]
+        for _ in range(reach):
+            wide = np.pad(near_HIJ, ((0, 0), (1, 1), (1, 1)), constant_values=-1)
+            for di, dj in steps:
+                beside = wide[:, 1 + di : 1 + di + self.grid[0], 1 + dj : 1 + dj + self.grid[1]]
+                near_HIJ = np.where(near_HIJ < 0, beside, near_HIJ)
+        any_H11 = near_HIJ.reshape(self.houses, -1).max(1)[:, None, None]
+        near_HIJ = np.where(near_HIJ < 0, any_H11, near_HIJ)
+        return torch.from_numpy(near_HIJ.reshape(self.houses, -1).astype(np.int32)).to(self.device)
 
 
 def wrapped(yaw_B: Tensor) -> Tensor:

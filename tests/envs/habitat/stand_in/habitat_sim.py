@@ -1,11 +1,16 @@
 """What the worker takes from habitat-sim, without pictures: it writes its poses into them, and dies or hangs on demand.
 
-It is here to test processes and memory; it says nothing about what Habitat shows.
+It is here to test processes and memory; it says nothing about what Habitat shows. Things that are put into a scene have
+a column of the semantic picture each, from the left, if they are within 45 degrees of where it looks, seen from above,
+and not below the floor.
 """
 
+import math
 import os
 import time
 from types import SimpleNamespace
+
+import numpy as np
 
 __version__ = "stand-in"
 
@@ -35,6 +40,8 @@ def Configuration(simulator, agents, shared):
 
 
 class MetadataMediator:
+    objects = []  # noqa: RUF012 - never changed in place
+
     def __init__(self, simulator):
         scenes = os.path.join(os.path.dirname(simulator.scene_dataset_config_file), "scenes")
         self.handles = [os.path.join(scenes, name) for name in sorted(os.listdir(scenes))]
@@ -49,14 +56,23 @@ class MetadataMediator:
     def stage_template_manager(self):
         return SimpleNamespace(get_template_handles=lambda name: [name] if name else [])
 
+    @property
+    def object_template_manager(self):
+        return SimpleNamespace(load_configs=self.load, get_file_template_handles=lambda: self.objects)
+
+    def load(self, folder):
+        if os.path.isdir(folder):
+            self.objects = self.objects + [os.path.join(folder, name) for name in sorted(os.listdir(folder))]
+
 
 metadata = SimpleNamespace(MetadataMediator=MetadataMediator)
 
 
 class PathFinder:
-    """A floor without walls that ends at x = 2."""
+    """A floor without walls, 0.07 high, that ends at x = 2 and z = 3, from -1 on where its cells are asked for."""
 
     is_loaded = False
+    num_islands = 1
 
     def load_nav_mesh(self, path):
         return True
@@ -67,15 +83,33 @@ class PathFinder:
     def try_step(self, start, end):
         return [min(end[0], 2.0), 0.07, end[2]]
 
+    def seed(self, number):
+        pass
+
+    def island_area(self, island):
+        return 12.0
+
+    def get_random_navigable_point(self, island_index):
+        return [0.0, 0.07, 0.0]
+
+    def get_topdown_island_view(self, cell, height, within):
+        return np.zeros((round(4 / cell), round(3 / cell)), dtype=int)
+
+    def get_bounds(self):
+        return [-1.0, 0.0, -1.0], [2.0, 0.5, 3.0]
+
 
 class NavMeshSettings:
+    def set_defaults(self):
+        pass
+
     def read_from_json(self, path):
         assert os.path.exists(path)
 
 
 class Target:
-    def __init__(self, node, name):
-        self.node, self.name = node, name
+    def __init__(self, node, name, things):
+        self.node, self.name, self.things = node, name, things
 
     def read_frame_rgba(self, view):
         view[:] = int(self.node.translation[0] * 10) % 256
@@ -86,6 +120,23 @@ class Target:
 
     def read_frame_object_id(self, view):
         view[:] = int(self.name[-3:])
+        if not self.things:
+            return
+        view[:] = 0
+        (yaw, _), _ = self.node.rotation.parts
+        seen = [thing.semantic_id for thing in self.things.values() if thing.ahead(self.node.translation, yaw)]
+        for column, number in enumerate(seen):
+            view[:, column] = number
+
+
+class Thing:
+    def __init__(self, number):
+        self.object_id = number
+
+    def ahead(self, eye, yaw):
+        x, y, z = self.transformation.columns[3][:3]
+        turn = math.atan2(eye[0] - x, eye[2] - z) - yaw
+        return y > -1 and math.cos(turn) > math.cos(math.pi / 4)
 
 
 class Simulator:
@@ -94,13 +145,23 @@ class Simulator:
     def __init__(self, config):
         name = config.simulator.scene_id
         node = SimpleNamespace(translation=None, rotation=None)
+        self.things = {}
         sensors = config.agents[0].sensor_specifications
-        node.subtree_sensors = {s.uuid: SimpleNamespace(render_target=Target(node, name)) for s in sensors}
+        node.subtree_sensors = {s.uuid: SimpleNamespace(render_target=Target(node, name, self.things)) for s in sensors}
         self.node, self.pathfinder = node, PathFinder()
         self.renderer = SimpleNamespace(draw=self.draw, bind_render_target=lambda sensor, flag: None)
 
     def get_agent(self, number):
         return SimpleNamespace(scene_node=self.node)
+
+    def get_rigid_object_manager(self):
+        return SimpleNamespace(add_object_by_template_handle=self.add, remove_object_by_id=self.things.pop)
+
+    def add(self, handle):
+        assert os.path.exists(handle)
+        thing = Thing(len(self.things))
+        self.things[thing.object_id] = thing
+        return thing
 
     def recompute_navmesh(self, pathfinder, settings):
         return True

@@ -19,6 +19,16 @@ class Vector3(list):
         return Vector3(0, 1, 0)
 
 
+class Vector4(list):
+    def __init__(self, *parts):
+        super().__init__(parts)
+
+
+class Matrix4:
+    def __init__(self, *columns):
+        self.columns = columns
+
+
 class Vector2i(tuple):
     def __new__(cls, x, y):
         return super().__new__(cls, (x, y))
