@@ -127,6 +127,7 @@ FAMILIES: dict[str, Callable[[str], TrainConfig]] = {
     "color-cubes-medium": rewriting.color_cubes_medium,
     "color-cubes-extreme": rewriting.color_cubes_extreme,
     "object-nav": embodied.object_nav,
+    "object-nav-mask": embodied.object_nav_mask,
 }
 """Recipes for any memory: `FAMILY-MEMORY` names one, as `color-cubes-medium-gru`. `RECIPES` come first."""
 
@@ -141,5 +142,6 @@ def recipe(name: str) -> TrainConfig:
     """Return the configuration of a recipe, one of `names()`."""
     if name in RECIPES:
         return RECIPES[name]()
-    family = next(family for family in FAMILIES if name.startswith(f"{family}-"))
+    # The longest, since one family's name can begin with that of another.
+    family = max((family for family in FAMILIES if name.startswith(f"{family}-")), key=len)
     return FAMILIES[family](name.removeprefix(f"{family}-"))

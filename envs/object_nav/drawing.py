@@ -31,13 +31,14 @@ BLOCK = 0.4
 ARROWS = "↑↖←↙↓↘→↗"  # by eighths of a turn to the left
 
 
-def draw(world: World, tasks: Sequence[Search], row: int) -> Picture:
+def draw(world: World, tasks: Sequence[Search], row: int, mask: bool) -> Picture:
     """Return the picture of a row.
 
     Args:
         world: the houses.
         tasks: the states of the episode so far, the last one now.
         row: which row.
+        mask: whether the agent is shown where things of the kind to find are.
     """
     now = tasks[-1]
     number = int(now.agents.house_B[row])
@@ -46,16 +47,19 @@ def draw(world: World, tasks: Sequence[Search], row: int) -> Picture:
     goals = [(thing.centre[0], thing.centre[2]) for thing in house.things if thing.kind == kind]
     way = [(float(at[0]), float(at[2])) for at in (task.agents.pose.position_B3[row] - origin_3 for task in tasks)]
     yaw = float(now.agents.pose.yaw_B[row])
-    view = first_person(world, now.agents, row)
+    view = first_person(world, now, row, mask)
     image = np.concatenate([view, way_map(house, way, yaw, goals)], 1)
     told = f"find {kind.replace('_', ' ')}, {float(now.distance_B[row]):.1f} m to go"
     caption = told + (", in view" if bool(now.in_view_B[row]) else "")
     return Picture(_cells(house, way[-1], yaw, goals), caption, image)
 
 
-def first_person(world: World, agents: Agents, row: int) -> np.ndarray:
-    """Return what the agent of a row sees, (SIDE, SIDE, 3) uint8: colours, or else depth, darker with distance."""
-    part = slice(row, row + 1)
+def first_person(world: World, task: Search, row: int, mask: bool) -> np.ndarray:
+    """Return what the agent of a row sees, (SIDE, SIDE, 3) uint8: colours, or else depth, darker with distance.
+
+    Without colours, what a mask shows has that of goals.
+    """
+    part, agents = slice(row, row + 1), task.agents
     seen = world.simulator.render(Agents(agents.house_B[part], Pose(*(each[part] for each in agents.pose))))
     if "rgb" in seen:
         small = _host(seen["rgb"])
@@ -64,6 +68,9 @@ def first_person(world: World, agents: Agents, row: int) -> np.ndarray:
         # A depth of 0 is that of nothing in reach.
         near = np.where(depth > 0, 1 - depth / world.simulator.view.far, 0.0)
         small = np.repeat((near * 255).clip(0, 255).astype(np.uint8)[..., None], 3, -1)
+        if mask:
+            wanted_BE = world.kind_HE[agents.house_B[part]] == task.target_B[part, None]
+            small[_host(wanted_BE)[_host(seen["semantic"])]] = GOAL_COLOUR
     at = np.arange(SIDE) * small.shape[0] // SIDE
     enlarged: np.ndarray = small[at][:, at]
     return enlarged

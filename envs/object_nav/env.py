@@ -168,7 +168,7 @@ class ObjectNav(NativeEnv):
 
     def draw_episode(self, states: Sequence[NativeState], row: int) -> Picture:
         """Return what the agent sees beside a map of its house with the way it came."""
-        return draw(self.world, [state.task for state in states], row)
+        return draw(self.world, [state.task for state in states], row, "mask" in self.options.sensors)
 
     def _episode(self, house_B: Tensor, stream: Stream) -> Search:
         """Draw a goal and a place to start from."""

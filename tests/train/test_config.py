@@ -57,6 +57,13 @@ def test_object_navigation_is_learned_with_any_memory(memory):
         assert config.memory.build().context_entries(1023) == (1023 if memory == "transformer" else 7 * 16 + 127)
 
 
+def test_the_recipe_with_a_mask_is_for_a_cpu():
+    config = recipe("object-nav-mask-memo")
+    assert (config.device, config.env.sensors, config.env.pose) == ("cpu", "depth,mask", "trial")
+    assert config.ppo.window == config.env.trial_steps == config.memory.segment * config.memory.sets
+    assert recipe("object-nav-mask-gru").ppo.window == 64
+
+
 OTHER = {
     EncoderConfig: {
         "previous_action": False,

@@ -71,8 +71,22 @@ def test_a_depth_is_drawn_darker_with_distance_and_black_where_nothing_is_in_rea
     state, step = env.reset()
     depth_IJ = step.obs["depth"][..., 0].numpy()
     for row in range(8):
-        drawn_IJ = first_person(env.world, state.task.agents, row)[:: SIDE // 16, :: SIDE // 16, 0]
+        drawn_IJ = first_person(env.world, state.task, row, False)[:: SIDE // 16, :: SIDE // 16, 0]
         seen_IJ = depth_IJ[row] > 0
         assert not drawn_IJ[~seen_IJ].any()
         assert np.abs(drawn_IJ[seen_IJ] - 255 * (1 - depth_IJ[row][seen_IJ])).max() <= 1
     assert (depth_IJ == 0).any()
+
+
+def test_without_colours_a_mask_is_painted() -> None:
+    env = replace(SMALL, sensors="depth,mask").build(8, 0)
+    state, step = env.reset()
+    seen = torch.zeros(8)
+    for _ in range(12):  # a full turn
+        state, step = env.step(state, torch.full((8,), LEFT))
+        for row in range(8):
+            mask_IJ = step.obs["mask"][row, :, :, 0].bool().numpy()
+            drawn_IJ3 = first_person(env.world, state.task, row, True)[:: SIDE // 16, :: SIDE // 16]
+            assert np.array_equal((drawn_IJ3 == GOAL_COLOUR).all(-1), mask_IJ)
+            seen[row] += mask_IJ.sum()
+    assert (seen > 0).any()
