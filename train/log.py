@@ -151,7 +151,7 @@ class ProgressLine:
         self._bar.update(self._task, completed=min(steps, self._total), said=said)
         if not self._live and time.monotonic() - self._spoke >= 10:
             self._spoke = time.monotonic()
-            left = (self._total - steps) / max(rate, 1e-9)
+            left = max(self._total - steps, 0) / max(rate, 1e-9)  # the last window can go beyond
             print(
                 f"{steps:,}/{self._total:,} steps  {said}  {left:,.0f} s left at most",
                 file=sys.stderr,
