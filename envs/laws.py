@@ -219,7 +219,8 @@ def what_is_hidden_is_only_told_to_probes(
             if found.keys() != names:
                 _broken(config, law, f"{sorted(found)} are hidden at step {t}; {sorted(names)} are expected")
             for name, one in found.items():
-                for part, dtype in ((one.value, torch.int64), (one.shown, torch.bool), (one.turn, torch.int64)):
+                parts = [(one.value, torch.int64), (one.shown, torch.bool), (one.turn, torch.int64)]
+                for part, dtype in [*parts, (one.shown if one.told is None else one.told, torch.bool)]:
                     if part.shape != (env.batch,) or part.dtype != dtype:
                         _broken(config, law, f"{name} has {part.dtype} {tuple(part.shape)}; {dtype} (B,) is expected")
                 outside_B = (one.value < 0) | (one.value >= one.values)

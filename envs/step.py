@@ -57,6 +57,9 @@ class Hidden(NamedTuple):
     """(B,) int64: with another number, or another value, a new content has taken the place of the old one."""
     back: int = 0
     """How many contents before this one the task still asks for."""
+    told: Tensor | None = None
+    """(B,) bool: whether the agent has been told, where the task keeps count of it; None: it follows from the others.
+    With such a count `value` may change in every step, as a direction does, so probes do not look for it."""
 
 
 class Env(ABC):

@@ -56,7 +56,7 @@ def object_nav(memory: str) -> TrainConfig:
     return TrainConfig(
         env=ObjectNavConfig(houses=1024, trial_steps=TRIAL, wrong_stop="stays", wrong_reward=-0.01),
         memory=make_config(memory, width=256, **OF_CORES.get(memory, {})),
-        encoder=EncoderConfig(net="light"),
+        encoder=EncoderConfig(net="light", previous_reward=False),
         ppo=PPOConfig(
             rows=128 if whole else 1024,
             window=TRIAL if whole else 64,

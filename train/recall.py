@@ -68,7 +68,7 @@ def follow(before: dict[str, Thing], hidden: dict[str, Hidden], trial_start_B: T
 
     A content begins with another number (`turn`) or another value. Where it begins without being shown, as a cube that
     becomes the target while the map is hidden, it counts as told if the one before it did: the row was told in another
-    way.
+    way. A task that keeps count itself (`Hidden.told`) is believed.
     """
     now = {}
     for name, (value_BK, told_BK, turn_B) in before.items():
@@ -80,10 +80,14 @@ def follow(before: dict[str, Thing], hidden: dict[str, Hidden], trial_start_B: T
         )
         now[name] = Thing(
             torch.cat([thing.value[:, None], value_BK[:, 1:]], 1),
-            torch.cat([told_BK[:, :1] | thing.shown[:, None], told_BK[:, 1:]], 1),
+            torch.cat([_told(thing, told_BK[:, 0])[:, None], told_BK[:, 1:]], 1),
             thing.turn,
         )
     return now
+
+
+def _told(thing: Hidden, before_B: Tensor) -> Tensor:
+    return before_B | thing.shown if thing.told is None else thing.told
 
 
 class Recall(nn.Module):

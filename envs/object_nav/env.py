@@ -38,9 +38,10 @@ from ..picture import Picture
 from ..random import Stream
 from ..simulator import ACTIONS, Agents, Embedded
 from ..simulator.base import STOP
-from ..step import Obs
+from ..step import Hidden, Obs, Step
 from .config import ObjectNavConfig
 from .drawing import draw
+from .hidden import hidden, offset
 from .world import world
 
 PLACES = 32
@@ -61,6 +62,7 @@ class Search(NamedTuple):
     shortest_B: Tensor  # (B,) float32, metres: what it was at the start
     walked_B: Tensor  # (B,) float32, metres
     in_view_B: Tensor  # (B,) bool: enough of a goal within the radius was seen in the last picture
+    seen_BE: Tensor  # (B, E) bool: instances that were in a picture of this trial while they were looked for
 
 
 class ObjectNav(NativeEnv):
@@ -121,6 +123,7 @@ class ObjectNav(NativeEnv):
             start_B3 = torch.where(trial_over_B[:, None], next_one.start_B3, task.start_B3)
             heading_B = torch.where(trial_over_B, next_one.heading_B, task.heading_B)
             next_one = next_one._replace(start_B3=start_B3, heading_B=heading_B)
+        next_one = next_one._replace(seen_BE=task.seen_BE & ~trial_over_B[:, None])
         renewed: Search = pick(over_B, next_one, task)
         return renewed
 
@@ -145,7 +148,11 @@ class ObjectNav(NativeEnv):
     def look(self, task: Search, episode_step_B: Tensor) -> tuple[Search, Obs]:
         """Draw what the agent sees, and note whether the goal is in view."""
         seen = self.simulator.render(task.agents)
-        return task._replace(in_view_B=self._in_view(task, seen["semantic"])), self._told(task, seen)
+        id_BP = seen["semantic"].flatten(1).long()
+        wanted_BE = self.world.kind_HE[task.agents.house_B] == task.target_B[:, None]
+        shown_BE = torch.zeros_like(wanted_BE).scatter_(1, id_BP, True) & wanted_BE
+        in_view_B = self._in_view(task, wanted_BE, id_BP)
+        return task._replace(in_view_B=in_view_B, seen_BE=task.seen_BE | shown_BE), self._told(task, seen)
 
     def observe(self, task: Search, episode_step_B: Tensor) -> Obs:
         """Say what the agent sees."""
@@ -161,6 +168,10 @@ class ObjectNav(NativeEnv):
         last = self._told(task, self.simulator.render_some(task.agents, over_B))
         task, obs = self.look(self.renew(task, stream, over_B, trial_over_B), episode_step_B)
         return task, pick(over_B, last, obs), obs
+
+    def hidden(self, state: Any, step: Step) -> dict[str, Hidden]:
+        """Return where the goal is, to be asked once it has been in the picture in this trial: see `hidden`."""
+        return hidden(self.world, state.task)
 
     def draw(self, state: Any, row: int) -> Picture:
         """Return what the agent sees beside a map of its house, which it does not see."""
@@ -186,6 +197,7 @@ class ObjectNav(NativeEnv):
             shortest_B=distance_B,
             walked_B=zero_B,
             in_view_B=zero_B.bool(),
+            seen_BE=torch.zeros_like(self.world.kind_HE[house_B], dtype=torch.bool),
         )
 
     def _spawn(self, house_B: Tensor, field_B: Tensor, stream: Stream) -> tuple[Agents, Tensor]:
@@ -207,22 +219,20 @@ class ObjectNav(NativeEnv):
         pose = type(agents.pose)(*(part[at_B] for part in agents.pose))
         return Agents(house_B, pose), distance_BK[row_B, best_B]
 
-    def _in_view(self, task: Search, semantic_BIJ: Tensor) -> Tensor:
+    def _in_view(self, task: Search, wanted_BE: Tensor, id_BP: Tensor) -> Tensor:
         """Say where enough is seen of goals within the radius, (B,) bool."""
         house_B, position_B3 = task.agents.house_B, task.agents.pose.position_B3
         away_BE3 = self.world.place_HE3[house_B] - position_B3[:, None]
         near_BE = away_BE3[..., 0].square() + away_BE3[..., 2].square() <= self.options.success_radius**2
-        found_BE = near_BE & (self.world.kind_HE[house_B] == task.target_B[:, None])
-        pixels_B = found_BE.gather(1, semantic_BIJ.flatten(1).long()).sum(1)
+        pixels_B = (near_BE & wanted_BE).gather(1, id_BP).sum(1)
         return pixels_B >= self.options.least_pixels
 
     def _told(self, task: Search, seen: dict[str, Tensor]) -> dict[str, Tensor]:
         position_B3, yaw_B, pitch_B = task.agents.pose
-        away_B3 = (position_B3 - task.start_B3) / TEN_METRES
-        cos_B, sin_B, turned_B = task.heading_B.cos(), task.heading_B.sin(), yaw_B - task.heading_B
-        x_B = away_B3[:, 0] * cos_B - away_B3[:, 2] * sin_B
-        z_B = away_B3[:, 0] * sin_B + away_B3[:, 2] * cos_B
-        pose = torch.stack([x_B, z_B, turned_B.cos(), turned_B.sin(), pitch_B / (math.pi / 2)], 1)
+        right_B, behind_B = offset(position_B3, task.start_B3, task.heading_B)
+        turned_B = yaw_B - task.heading_B
+        away = [right_B / TEN_METRES, behind_B / TEN_METRES]
+        pose = torch.stack([*away, turned_B.cos(), turned_B.sin(), pitch_B / (math.pi / 2)], 1)
         obs = {"goal": (self._kind_N == task.target_B[:, None]).float(), "pose": pose}
         if "rgb" in seen:
             obs["rgb"] = seen["rgb"]

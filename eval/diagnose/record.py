@@ -95,6 +95,8 @@ def record(
     for moment in play(policy, env_config, steps=steps, rows=rows, gates=bool(signs), **options):  # type: ignore[arg-type]
         starts.append(moment.forgets_B)
         for name, hidden in moment.env.hidden(moment.state, moment.step).items():
+            if hidden.told is not None:
+                continue
             tracks.setdefault(name, [[], [], []])
             sizes[name] = hidden.values, hidden.back
             for kept, part in zip(tracks[name], (hidden.value, hidden.shown, hidden.turn), strict=True):

@@ -32,7 +32,10 @@ def decode_attention(
 def write(new_B2HK: Tensor, cache_B2HNK: Tensor, slot_B: Tensor, start_B: Tensor | None) -> None:
     """Empty the rows that start, and put each step into its slot."""
     if start_B is not None:
-        cache_B2HNK.masked_fill_(start_B.view(-1, 1, 1, 1, 1), 0)
+        if cache_B2HNK.device.type == "cpu":  # a mask would pass over the whole cache, these over the rows that start
+            cache_B2HNK.index_fill_(0, start_B.nonzero().squeeze(1), 0)
+        else:
+            cache_B2HNK.masked_fill_(start_B.view(-1, 1, 1, 1, 1), 0)
     new_B2H1K = new_B2HK[:, :, :, None].to(cache_B2HNK.dtype)
     cache_B2HNK.scatter_(3, slot_B.long().view(-1, 1, 1, 1, 1).expand_as(new_B2H1K), new_B2H1K)
 

@@ -61,6 +61,18 @@ def test_what_counts_as_told():
     assert thing.value[3:5, 0, 1].tolist() == [1, 1]
 
 
+def test_a_task_that_keeps_count_of_what_it_told_is_believed():
+    """Told, then another value that the row was not told, then the first one again."""
+    one = torch.ones(1, dtype=torch.int64)
+    now, seen = {}, []
+    for t, (value, told) in enumerate([(1, YES), (2, NO), (1, YES)]):
+        told_B = torch.tensor([told])
+        hidden = {"it": Hidden(value * one, 3, ~told_B, 0 * one, told=told_B)}
+        now = follow(now, hidden, torch.tensor([NO])) if t else begin(hidden, hidden, torch.tensor([YES]))
+        seen.append(now["it"].told.item())
+    assert seen == [YES, NO, YES]
+
+
 def test_another_turn_is_another_content_though_the_value_is_the_same():
     one, all_ = torch.ones(3, 1, dtype=torch.int64), torch.ones(3, 1, dtype=torch.bool)
     thing = followed((one, all_, torch.tensor([[0], [1], [1]]), 2, 2), torch.tensor([[YES], [NO], [NO]]))
@@ -294,7 +306,9 @@ def test_a_task_that_does_not_say_what_it_hides_is_refused(env):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("env", ["color-cubes", "repeat-previous", "tmaze", "darkroom", "trials:endless-tmaze"])
+@pytest.mark.parametrize(
+    "env", ["color-cubes", "repeat-previous", "tmaze", "darkroom", "trials:endless-tmaze", "object-nav"]
+)
 def test_every_task_that_hides_can_be_asked(env):
     training = Training(TrainConfig(env=make_env(env), memory=make_config("gru", width=8), ppo=PPO))
     said = update(training)

@@ -210,6 +210,56 @@ def test_a_mask_shows_the_goal_and_nothing_else(monkeypatch: pytest.MonkeyPatch)
     assert env.look(task, state.episode_step)[1]["mask"].max() == 0  # it is a mug, and no longer asked for
 
 
+@pytest.mark.parametrize(
+    ("x", "z", "degrees", "sector", "band"),
+    [
+        (5.0, 3.9, 0, 0, 0),  # ahead, at 1.9 m
+        (5.0, 3.9, 30, 1, 0),  # a turn to the right
+        (5.0, 3.9, 330, 11, 0),
+        (5.0, 3.9, 180, 6, 0),
+        (5.0, 4.1, 0, 0, 1),
+        (2.5, 2.0, 0, 3, 1),  # on the right
+        (5.0, 5.9, 90, 3, 1),
+        (0.5, 2.0, 0, 3, 2),
+    ],
+)
+def test_a_bearing_is_the_turn_that_faces_the_goal_and_how_far_it_is(
+    hall: ObjectNav, x: float, z: float, degrees: float, sector: int, band: int
+) -> None:
+    state = put(hall, hall.reset()[0], x, z, degrees)
+    found = hall.hidden(state, hall.reset()[1])
+    assert found["bearing"].value.tolist() == [sector * 4 + band]
+    assert found["bearing"].values == 48
+
+
+def test_a_place_stays_where_it_is_while_the_agent_moves(hall: ObjectNav) -> None:
+    """3 m behind the start and 1.25 m to its left, in cells of 1.5 m of which 8 lie on either side."""
+    state = put(hall, hall.reset()[0], 3.75, 5.0, 180)
+    step = hall.reset()[1]
+    for action in (LEFT, FORWARD, RIGHT, FORWARD):
+        place = hall.hidden(state, step)["place"]
+        assert (place.value.tolist(), place.values) == ([(8 + 2) * 16 + 8 - 1], 256)
+        state, step = act(hall, state, action)
+
+
+def test_a_goal_can_be_known_once_it_was_in_a_picture_of_the_trial_while_it_was_looked_for() -> None:
+    env = replace(SMALL, sensors="depth,mask", episode_steps=12, trial_steps=60, goals="large").build(8, 0, DEVICE)
+    state, step = env.reset()
+    known: list[set[int]] = [set() for _ in range(8)]
+    counts = [0, 0]
+    for action_B in torch.randint(1, 6, (150, 8), generator=torch.Generator().manual_seed(0)).to(DEVICE):
+        told_B = env.hidden(state, step)["place"].told
+        for row, kind in enumerate(step.obs["goal"].argmax(1).tolist()):
+            if step.trial_start[row]:
+                known[row].clear()
+            if step.obs["mask"][row].any():
+                known[row].add(kind)
+            assert bool(told_B[row]) == (kind in known[row])
+            counts[bool(told_B[row])] += 1
+        state, step = env.step(state, action_B)
+    assert min(counts) > 100
+
+
 def test_depth_is_the_share_of_what_can_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     env = built(monkeypatch, ObjectNavConfig(size=32, sensors="rgb,depth", far=10.0))
     state = put(env, env.reset()[0], 5.0, 3.75, 0)
