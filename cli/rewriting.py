@@ -66,6 +66,9 @@ class RewritingOptions:
     """frontier: the presets that are made larger."""
     size: tuple[str, ...] = ("5x3x3", "6x4x4", "7x5x5", "8x6x7", "10x8x10")
     """frontier: grid x cubes x phases, from small to large."""
+    curriculum: bool = True
+    """frontier: planes over the cells, a question to the memory about the target's cell while training, and a run with
+    one phase first, of at most 3 million steps; without, as in the other parts."""
     level: float = 0.9
     """frontier: the success that counts as holding a size."""
     shard: str = ""
@@ -148,9 +151,13 @@ def bench_rewriting(argv: list[str]) -> int:
     root = Path(options.out)
     places = list(_places(options, parts, memories, of_runs, threads))
     if options.dry:
-        for place in places:
-            print(f"{place.planned.name}: {place.planned.config.steps:,} steps, {len(place.planned.tests)} tests")
-        print(f"{len(places)} runs, {sum(place.planned.config.steps for place in places):,} steps")
+        steps = 0
+        for run in (place.planned for place in places):
+            first = run.first.config.steps if run.first else 0
+            steps += first + run.config.steps
+            before = f"at most {first:,} steps on an easier task, " * bool(first)
+            print(f"{run.name}: {before}{run.config.steps:,} steps, {len(run.tests)} tests")
+        print(f"{len(places)} runs, {steps:,} steps")
         return 0
     sweep.check((place.planned for place in places), root / "runs")
     (root / "runs").mkdir(parents=True, exist_ok=True)
@@ -193,25 +200,32 @@ def _places(
                 config = _config(task, memory, options, of_runs, threads)
                 made.append((task._replace(env=config.env), memory, config, _tests(config.env, options)))
     for seed in options.seed:
-        for task, memory, config, tests in made:
+        for task, memory, one, tests in made:
+            name, config, first = f"{task.part}-{task.name}-{memory}-seed{seed}", replace(one, seed=seed), None
             words = ["mnemic", "bench", "rewriting", task.part, "--memory", memory, *task.flags]
             words += ["--steps", str(config.steps), *of_runs, "--seed", str(seed)]
+            if task.part == "frontier" and options.curriculum:
+                first = Planned(
+                    name=name, config=settings.color_cubes_first(config), tests={}, command=shlex.join(words)
+                )
+                config = replace(config, init=str(Path(options.out) / sweep.FIRST / name))
+            elif task.part == "frontier":
+                words.append("--no-curriculum")
             yield Place(
                 task=task,
                 memory=memory,
-                planned=Planned(
-                    name=f"{task.part}-{task.name}-{memory}-seed{seed}",
-                    config=replace(config, seed=seed),
-                    tests=tests,
-                    command=shlex.join(words),
-                ),
+                planned=Planned(name=name, config=config, tests=tests, command=shlex.join(words), first=first),
             )
 
 
 def _config(task: Task, memory: str, options: RewritingOptions, of_runs: list[str], threads: int) -> TrainConfig:
-    maker: Callable[[str], TrainConfig] = settings.endless_tmaze if task.part == "tmaze" else settings.color_cubes
+    if isinstance(task.env, ColorCubesConfig) and task.part == "frontier" and options.curriculum:
+        config = settings.color_cubes_large(task.env, memory)
+    else:
+        maker: Callable[[str], TrainConfig] = settings.endless_tmaze if task.part == "tmaze" else settings.color_cubes
+        config = replace(maker(memory), env=task.env)
     # One checkpoint is enough to go on from, and a sweep leaves many.
-    config = replace(maker(memory), env=task.env, device=options.device, threads=threads, keep_checkpoints=1)
+    config = replace(config, device=options.device, threads=threads, keep_checkpoints=1)
     config = replace(config, steps=options.steps or config.steps)
     if of_runs:
         config = flags.parse(config, of_runs, prog="mnemic bench rewriting", also=("--memory",))

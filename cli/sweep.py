@@ -34,6 +34,8 @@ from .played import measured
 from .train import describe
 
 DONE = "finished.json"
+FIRST = "first"
+"""Beside the folder of runs: the runs that went before them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,8 @@ class Planned:
     """What it is tested on once it is trained, by name."""
     command: str
     """What trains it alone."""
+    first: Planned | None = None
+    """A run on an easier task, with whose weights it begins; `config.init` is its folder, `FIRST` / its name."""
 
 
 class Stopped(Exception):
@@ -71,7 +75,8 @@ def check(planned: Iterable[Planned], root: Path) -> None:
         wanted = flat(json.loads(json.dumps(run.config.to_dict())))
         found = flat(before) if isinstance(before, dict) else {}
         for name, value in wanted.items():
-            if name not in FREE and found.get(name) != value:
+            same = bool(found.get(name)) == bool(value) if name == "init" else found.get(name) == value
+            if name not in FREE and not same:
                 raise ValueError(
                     f"{root / run.name} was made with {name} {found.get(name)}, and {value} is asked for; "
                     "give the options that it has, or another --out"
@@ -89,6 +94,8 @@ def go(run: Planned, root: Path) -> str:
     path = root / run.name
     if finished_at(path) is not None:
         return ""
+    if run.first is not None and (said := go(run.first, root.parent / FIRST)):
+        say(f"    first {said}")
     if (path / "config.json").is_file():
         folder, config = RunFolder.open(path)
         config = replace(config, device=run.config.device)  # it may go on elsewhere than it began

@@ -10,7 +10,8 @@ has lost 96 % of it by then.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 from ..agents.encoder import EncoderConfig
 from ..envs.color_cubes import ColorCubesConfig
@@ -62,6 +63,32 @@ def color_cubes(memory: str, preset: str = "medium") -> TrainConfig:
         encoder=EncoderConfig(layers=2),
         evaluation=EvalConfig(every=20, episodes=256),
         steps=10_000_000,
+    )
+
+
+def color_cubes_large(env: ColorCubesConfig, memory: str) -> TrainConfig:
+    """Solve Color-Cubes of many cells and colours with any memory; it begins with the weights of `color_cubes_first`.
+
+    What PPO alone does not find there is the look-up of a cell by its colour (eval/RESULTS.md): so the frame comes as
+    planes over the cells, to a net that keeps them, and while training the memory is asked for the target's cell.
+    """
+    plain = color_cubes(memory)
+    return replace(
+        plain,
+        env=replace(env, view="grid"),
+        ppo=replace(plain.ppo, recall=("target",), recall_weight=0.3, entropy_weight=0.05),
+        encoder=EncoderConfig(layers=2, whole_grid=True),
+    )
+
+
+def color_cubes_first(config: TrainConfig) -> TrainConfig:
+    """Return what goes before: one phase, within the longest shortest way, until nine of ten games are solved."""
+    return replace(
+        config,
+        env=replace(cast(ColorCubesConfig, config.env), phases=1, slack=1.0),
+        ppo=replace(config.ppo, entropy_weight=0.02, schedule="constant"),
+        evaluation=EvalConfig(every=10, episodes=512, stop_at=0.9, confirm_episodes=512),
+        steps=min(3_000_000, config.steps),
     )
 
 

@@ -134,11 +134,48 @@ def test_shards_share_the_runs_and_one_collects(tmp_path: Path, capsys) -> None:
     assert (tmp_path / "frontier-medium.png").is_file()
 
 
+def test_the_frontier_begins_with_one_phase(tmp_path: Path, monkeypatch) -> None:
+    words = ["frontier", "--memory", "gru", "--frontier-preset", "medium", "--size", "3x2x2"]
+    real = sweep.train
+
+    def stop_the_second(config, *args, **options):
+        if config.init:
+            raise RuntimeError("a cable was pulled")
+        return real(config, *args, **options)
+
+    monkeypatch.setattr(sweep, "train", stop_the_second)
+    assert bench(tmp_path, *words) == 1
+    first = tmp_path / "first" / "frontier-medium-3x2x2-gru-seed0"
+    config = json.loads((first / "config.json").read_text())
+    assert (config["env"]["phases"], config["env"]["slack"], config["init"]) == (1, 1.0, "")
+    assert (config["env"]["view"], config["ppo"]["recall"], config["ppo"]["schedule"]) == (
+        "grid",
+        ["target"],
+        "constant",
+    )
+    before = (first / "metrics.jsonl").stat().st_mtime_ns
+
+    monkeypatch.setattr(sweep, "train", real)
+    assert bench(tmp_path, *words) == 0
+    assert (first / "metrics.jsonl").stat().st_mtime_ns == before  # gone on from, not trained again
+    config = json.loads((tmp_path / "runs" / first.name / "config.json").read_text())
+    assert (config["env"]["phases"], config["init"]) == (2, str(first))
+    assert bench(tmp_path, *words) == 0
+
+
+def test_a_frontier_without_a_curriculum_is_as_the_other_parts(tmp_path: Path) -> None:
+    words = ["frontier", "--memory", "none", "--frontier-preset", "medium", "--size", "3x2x1", "--no-curriculum"]
+    assert bench(tmp_path, *words) == 0
+    assert not (tmp_path / "first").exists()
+    config = json.loads((tmp_path / "runs" / "frontier-medium-3x2x1-none-seed0" / "config.json").read_text())
+    assert (config["env"]["view"], config["ppo"]["recall"], config["init"]) == ("vector", [], "")
+
+
 def test_a_dry_run_says_what_it_would_do(tmp_path: Path, capsys) -> None:
     assert main(["bench", "rewriting", "--dry", "--memory", "gru", "lstm", "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out.splitlines()
     # 16 mazes, 3 presets, 8 rungs and 2 x 5 sizes, of 2 memories and 5 seeds.
-    assert said[-1] == f"370 runs, {2 * 5 * (16 * 2_000_000 + 21 * 10_000_000):,} steps"
+    assert said[-1] == f"370 runs, {2 * 5 * (16 * 2_000_000 + 21 * 10_000_000 + 10 * 3_000_000):,} steps"
     assert not (tmp_path / "out").exists()
 
 
