@@ -78,7 +78,7 @@ def train(
     if resume:
         training.restore(folder.last())
     elif config.init:
-        begin_from(training.policy, Path(config.init))
+        begin_from(training.policy, Path(config.init), training.recall)
     log = Log(folder.path, config, training.steps if resume else None) if ranks.first else NoLog()
     why, kernels = "done", ""
     began, saved = time.monotonic() - training.seconds, time.monotonic()

@@ -135,14 +135,20 @@ class RunFolder:
         return sorted(int(path.name) for path in self.checkpoints.glob("[0-9]*") if path.name.isdecimal())
 
 
-def begin_from(policy: Policy, path: Path) -> None:
+def begin_from(policy: Policy, path: Path, recall: Recall | None = None) -> None:
     """Give a policy the weights of the newest policy of another run.
+
+    Args:
+        policy: begins anew with them.
+        path: of the run.
+        recall: what asks the policy; where that run asked the same, it goes on with what was learned there. Untrained
+            heads would spoil what the memory has learned for them.
 
     Raises:
         ValueError: that is no run, or its policy has another form; the policy is unchanged then.
         CheckpointError: it has no checkpoint, or one that cannot be read.
     """
-    folder, _ = RunFolder.open(path)
+    folder, config = RunFolder.open(path)
     data, weights = read(folder.last() / "policy", "policy")
     own = policy.state_dict()
     unlike = [name for name in own.keys() | weights.keys() if _in_words(own, name) != _in_words(weights, name)]
@@ -154,6 +160,13 @@ def begin_from(policy: Policy, path: Path) -> None:
         )
     check_backbone(policy, data)
     policy.load_state_dict(weights)
+    if recall is not None and (folder.last() / "training_state").exists():
+        _, state = read(folder.last() / "training_state", "training state")
+        fresh = recall.state_dict()
+        heads = {name: state[f"recall.{name}"] for name in fresh if f"recall.{name}" in state}
+        same = [_in_words(heads, name) == _in_words(fresh, name) for name in fresh]
+        if all(same) and (config.ppo.recall or tuple(recall.sizes)) == tuple(recall.sizes):
+            recall.load_state_dict(heads)
 
 
 def _in_words(found: dict[str, Tensor], name: str) -> str:

@@ -171,7 +171,7 @@ class ObjectNav(NativeEnv):
 
     def hidden(self, state: Any, step: Step) -> dict[str, Hidden]:
         """Return where the goal is, to be asked once it has been in the picture in this trial: see `hidden`."""
-        return hidden(self.world, state.task)
+        return hidden(self, state.task)
 
     def draw(self, state: Any, row: int) -> Picture:
         """Return what the agent sees beside a map of its house, which it does not see."""

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..simulator import ACTIONS
 from ..step import Hidden
-from .world import World
+from .way import way
 
 if TYPE_CHECKING:
-    from .env import Search
+    from .env import ObjectNav, Search
 
 SECTORS = 12
 """Directions, as many as there are turns of 30 degrees; the first lies ahead."""
@@ -27,8 +28,12 @@ CELLS, CELL = 16, 1.5
 """Cells along a side of the map, and their side in metres; what lies farther off counts to those at the edge."""
 
 
-def hidden(world: World, task: Search) -> dict[str, Hidden]:
-    """Return where the goal is: its `bearing`, seen from the agent, and its `place`, as poses are told."""
+def hidden(env: ObjectNav, task: Search) -> dict[str, Hidden]:
+    """Return where the goal is: its `bearing`, seen from the agent; its `place`, as poses are told; the `way` there.
+
+    The way is the next action of a player that knows the house.
+    """
+    world = env.world
     house_B, (position_B3, yaw_B, _) = task.agents
     wanted_BE = world.kind_HE[house_B] == task.target_B[:, None]
     seen_BE = wanted_BE & task.seen_BE
@@ -50,6 +55,7 @@ def hidden(world: World, task: Search) -> dict[str, Hidden]:
     return {
         "bearing": Hidden(bearing_B, SECTORS * (len(BANDS) + 1), told_B, task.target_B, told=told_B),
         "place": Hidden(row_B * CELLS + column_B, CELLS * CELLS, told_B, task.target_B, told=told_B),
+        "way": Hidden(way(env, task), len(ACTIONS), told_B, task.target_B, told=told_B),
     }
 
 

@@ -21,7 +21,7 @@ from mnemic.train.loop import act, improve, update
 from mnemic.train.ppo import advantages, gradient
 from mnemic.train.recall import Recall, Thing, asked, begin, follow
 from mnemic.train.rollout import collect, start
-from mnemic.train.run import RunFolder, Training
+from mnemic.train.run import RunFolder, Training, begin_from
 
 YES, NO = True, False
 PPO = PPOConfig(rows=6, window=7, minibatches=2, epochs=2, recall_weight=0.5)
@@ -284,6 +284,19 @@ def test_a_checkpoint_without_heads_does_not_fit_a_run_with_them(toys, tmp_path)
     with pytest.raises(ValueError, match="does not fit the configuration of its run") as caught:
         Training(config).restore(saved)
     assert "\n" not in str(caught.value)
+
+
+def test_a_run_that_begins_with_another_goes_on_with_its_heads_where_it_asks_the_same(tmp_path):
+    first = TrainConfig(env=make_env("color-cubes"), ppo=replace(PPO, recall=("red cube",)))
+    folder, training = RunFolder.create(tmp_path / "run", first), Training(first)
+    update(training)
+    folder.save(training, keep=1)
+    for names, told in (("red cube",), True), (("blue cube",), False), ((), False):
+        then = Training(replace(first, ppo=replace(PPO, recall=names), init=str(folder.path)))
+        begin_from(then.policy, folder.path, then.recall)
+        heads = then.recall.out.weight
+        assert bool(heads.any()) == told
+        assert not told or torch.equal(heads, training.recall.out.weight)
 
 
 def test_what_is_named_alone_is_asked():

@@ -260,6 +260,20 @@ def test_a_goal_can_be_known_once_it_was_in_a_picture_of_the_trial_while_it_was_
     assert min(counts) > 100
 
 
+def test_the_way_leads_to_the_goal() -> None:
+    env = SMALL.build(8, 0, DEVICE)
+    state, step = env.reset()
+    over, found = 0, 0
+    for _ in range(150):
+        way = env.hidden(state, step)["way"]
+        assert way.values == 6
+        state, step = env.step(state, way.value)
+        over += int(step.episode_start.sum())
+        found += int((step.info["success"] & step.terminated).sum())
+    assert over >= 20
+    assert found >= 0.9 * over
+
+
 def test_depth_is_the_share_of_what_can_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     env = built(monkeypatch, ObjectNavConfig(size=32, sensors="rgb,depth", far=10.0))
     state = put(env, env.reset()[0], 5.0, 3.75, 0)
