@@ -161,7 +161,7 @@ def _show(title: str, recording: Recording, found: Diagnosis, options: _Options)
     elif recording.tracks:
         console.print("what the task hides was told too seldom for a probe: more --steps or --rows, or a better agent")
     else:
-        console.print(f"{options.env.label} does not say what it hides, so nothing was probed")
+        console.print(f"{options.env.label} hides nothing that a probe could look for")
     if found.half_lives:
         _print(console, _half_life_table(found.half_lives))
     if found.life:

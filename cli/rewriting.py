@@ -287,9 +287,15 @@ def _show(places: list[Place], root: Path, options: RewritingOptions, failures: 
     found = tables.sections(lines, options.level, order)
     drawn = _draw(lines, root, options)
     steps = sorted({line.steps for line in lines})
+    first = any(place.planned.first for place in places)
+    before = (
+        " In the frontier a run on an easier task goes before, of at most 3 million steps, and while training the "
+        "memory is asked for the target's cell, a label that agents of the other parts do not have."
+    )
     about = (
         f"Made by `{command}`, mnemic {__version__}, {date.today().isoformat()}. Every run has the same budget: "
-        f"{' or '.join(f'{each:,}' for each in steps)} environment steps. {options.episodes} fresh episodes a test."
+        f"{' or '.join(f'{each:,}' for each in steps)} environment steps. {options.episodes} "
+        f"fresh episodes a test.{before * first}"
     )
     heading = {"command": command, "version": __version__, "date": date.today().isoformat(), "failures": failures}
     sweep.write(root / "results.json", heading | {"lines": [line.plain() for line in lines]})

@@ -64,6 +64,8 @@ def check(planned: Iterable[Planned], root: Path) -> None:
         ValueError: it is one; the message names the run and the first option that differs.
     """
     for run in planned:
+        if run.first is not None:
+            check([run.first], root.parent / FIRST)
         file = root / run.name / "config.json"
         if not file.is_file():
             continue

@@ -6,6 +6,7 @@ Of the one for a GPU nothing is tuned, and eval/RESULTS.md has no row of it yet.
   at once, always. So training lets an episode go on after such a stop and charges a little for it. Little: a blind stop
   finds something once in 500 times, worth 0.004; at a price of 0.1 a short run unlearned stopping, at 0.01 it did not
   (docs/object_navigation.md). Evaluation is by the papers' rules, in other houses (`ObjectNavConfig.validation`).
+- **The last reward** is not in the input: it is how much nearer the agent came, a compass that makes up for a memory.
 - **Returns** go over the trial and end with it, so finding out where things are is worth what it saves later; with the
   discount, what comes within some hundred steps counts.
 - **Windows.** Attention over the whole trial learns from whole trials: what a summary is worth is known then, and
@@ -79,7 +80,7 @@ def object_nav(memory: str) -> TrainConfig:
 def object_nav_mask(memory: str) -> TrainConfig:
     """Find large things in small homes, told where in the picture they are and in coordinates of the trial; for a CPU.
 
-    Seeing and knowing where one is are no longer to be learned, so a GRU finds most goals after a quarter of an hour
+    Seeing and knowing where one is are no longer to be learned, so a GRU finds half of the goals after eight minutes
     (eval/RESULTS.md). A stop that finds nothing costs more than in `object_nav`: with a mask, stops do not die out.
 
     Raises:

@@ -77,7 +77,7 @@ def test_a_task_that_does_not_say_what_it_hides(tmp_path: Path, capsys) -> None:
     task = ["--env", "gym:CartPole-v1", "--env.workers", "1", "--memory", "gru"]
     assert main(["train", "--run", str(run), *task, "--steps", "128", *TINY, "--evaluation.confirm-episodes", "1"]) == 0
     assert main(["diagnose", str(run), "--rows", "4", "--steps", "40", "--long", "40", "--trained", "20"]) == 0
-    assert "gym:CartPole-v1 does not say what it hides" in capsys.readouterr().out
+    assert "gym:CartPole-v1 hides nothing that a probe could look for" in capsys.readouterr().out
     assert json.loads(written(run).read_text())["readings"] == []
 
 

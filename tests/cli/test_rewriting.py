@@ -1,6 +1,7 @@
 """Tiny sweeps through the real code: 8 rows, 2 updates."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -134,7 +135,7 @@ def test_shards_share_the_runs_and_one_collects(tmp_path: Path, capsys) -> None:
     assert (tmp_path / "frontier-medium.png").is_file()
 
 
-def test_the_frontier_begins_with_one_phase(tmp_path: Path, monkeypatch) -> None:
+def test_the_frontier_begins_with_one_phase(tmp_path: Path, capsys, monkeypatch) -> None:
     words = ["frontier", "--memory", "gru", "--frontier-preset", "medium", "--size", "3x2x2"]
     real = sweep.train
 
@@ -161,6 +162,13 @@ def test_the_frontier_begins_with_one_phase(tmp_path: Path, monkeypatch) -> None
     config = json.loads((tmp_path / "runs" / first.name / "config.json").read_text())
     assert (config["env"]["phases"], config["init"]) == (2, str(first))
     assert bench(tmp_path, *words) == 0
+    page = (tmp_path / "results.md").read_text()
+    assert "a run on an easier task goes before" in page
+
+    # A run that went before, made with other options, is not begun from.
+    shutil.rmtree(tmp_path / "runs" / first.name)
+    assert bench(tmp_path, *words, "--encoder.channels", "4") == 2
+    assert "encoder.channels" in capsys.readouterr().err
 
 
 def test_a_frontier_without_a_curriculum_is_as_the_other_parts(tmp_path: Path) -> None:
