@@ -4,6 +4,7 @@
 - `about.json`: by which command, on which device and when (`train/about.py`);
 - `metrics.jsonl`, `events.*`: what was logged;
 - `checkpoints/<steps>/policy`: the agent;
+- `checkpoints/<steps>/recall`: what asks the agent for what is hidden, where the run does;
 - `checkpoints/<steps>/training_state`: everything else that the run goes on from;
 - `checkpoints/last`: a link to the newest.
 """
@@ -117,6 +118,8 @@ class RunFolder:
         folder = self.checkpoints / str(training.steps)
         training.ranks.check_equal(training.parameters)
         contents = {"policy": policy_contents(training.policy), "training_state": training.contents()}
+        if training.recall is not None:
+            contents["recall"] = "recall", {"asked": _asked(training.recall)}, training.recall.state_dict()
         if not training.ranks.first:
             return folder
         for left in self.checkpoints.glob(".partial-*"):  # by a run that was killed while it wrote
@@ -160,13 +163,14 @@ def begin_from(policy: Policy, path: Path, recall: Recall | None = None) -> None
         )
     check_backbone(policy, data)
     policy.load_state_dict(weights)
-    if recall is not None and (folder.last() / "training_state").exists():
-        _, state = read(folder.last() / "training_state", "training state")
-        fresh = recall.state_dict()
-        heads = {name: state[f"recall.{name}"] for name in fresh if f"recall.{name}" in state}
-        same = [_in_words(heads, name) == _in_words(fresh, name) for name in fresh]
-        if all(same) and (config.ppo.recall or tuple(recall.sizes)) == tuple(recall.sizes):
+    if recall is not None and (folder.last() / "recall").exists():
+        asked_there, heads = read(folder.last() / "recall", "recall")
+        if asked_there["asked"] == _asked(recall):
             recall.load_state_dict(heads)
+
+
+def _asked(recall: Recall) -> list[list[str | int]]:
+    return [[name, *size] for name, size in recall.sizes.items()]
 
 
 def _in_words(found: dict[str, Tensor], name: str) -> str:
@@ -244,8 +248,6 @@ class Training:
         }
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": part for name, part in state.items()}
-        if self.recall is not None:
-            tensors |= {f"recall.{name}": part for name, part in self.recall.state_dict().items()}
         if self.env.resumable:
             by_row = parts(self.acting, "acting") | {f"meter.{name}": part for name, part in self.meter.state.items()}
             by_row |= contents(self.history) if self.history is not None else {}
@@ -267,7 +269,7 @@ class Training:
             check_backbone(self.policy, learned)
             self.policy.load_state_dict(weights)
             if self.recall is not None:
-                self.recall.load_state_dict({name: tensors[f"recall.{name}"] for name in self.recall.state_dict()})
+                self.recall.load_state_dict(read(checkpoint / "recall", "recall")[1])
             saved = self.optimizer.state_dict()
             for key, part in tensors.items():
                 if key.startswith("optimizer."):

@@ -159,8 +159,8 @@ def checkpoint_bits(path: Path) -> dict[str, Any]:
     """A digest of each tensor of the newest checkpoint of a run, and what else the run goes on from."""
     newest = path / "checkpoints" / "last"
     found: dict[str, Any] = {}
-    for part, kind in (("policy", "policy"), ("training_state", "training state")):
-        data, tensors = read(newest / part, kind)
+    for part in sorted(path.name for path in newest.iterdir()):
+        data, tensors = read(newest / part, part.replace("_", " "))
         found |= {f"{part}.{name}": digest(tensor) for name, tensor in tensors.items()}
         found |= {f"{part}.{name}": value for name, value in data.items() if name != "seconds"}
     return found
