@@ -6,7 +6,6 @@ Shapes: B rows.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
 from types import FunctionType, MethodType
 from typing import Any, ClassVar, NamedTuple
 
@@ -60,8 +59,8 @@ class NativeEnv(Env):
     """
 
     on_device: ClassVar[bool] = True
-    fuses: ClassVar[bool] = True
-    """`compile` makes steps faster, with the same bits."""
+    fused: ClassVar[tuple[str, ...]] = ("_move_rows",)
+    """Methods that `compile` turns into a few kernels each."""
 
     def __init__(
         self,
@@ -86,7 +85,6 @@ class NativeEnv(Env):
         self.trial_clock = trial_steps
         # A host that can look without waiting saves the work of a restart that no row needs.
         self._looks = self.device.type == "cpu"
-        self._move: Callable[[NativeState, Tensor], tuple[NativeState, Step]] = self._move_rows
 
     @abstractmethod
     def begin(self, stream: Stream) -> Any:
@@ -174,29 +172,33 @@ class NativeEnv(Env):
                 device instead, since looking at it would make every step wait.
         """
         self._check(action_B)
-        return self._move(state, action_B)
+        return self._move_rows(state, action_B)
 
     def move(self, state: NativeState, action_B: Tensor) -> tuple[NativeState, Step]:
         """Take a step as `step` does, with actions that are known to be good: they are not looked at."""
-        return self._move(state, action_B)
+        return self._move_rows(state, action_B)
 
     def compile(self) -> None:
-        """Let steps run as a few fused kernels from now on, with the same bits.
+        """Let steps run as a few fused kernels from now on, with the same bits where all arithmetic is whole numbers.
 
         The next step compiles, which takes seconds, and raises what the compiler raises; `uncompile` undoes it.
         """
         self._looks = False
-        # A code object of its own: torch counts compilations by it, and gives up after a few.
-        function = type(self)._move_rows
-        own = FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
         # Sorting in a kernel of one's own takes half a minute to compile; torch's own is as good.
         options: dict[str, Any] = {"triton.persistent_reductions": False}
-        self._move = torch.compile(MethodType(own, self), fullgraph=True, dynamic=False, options=options)
+        for name in self.fused:
+            # A code object of its own: torch counts compilations by it, and gives up after a few.
+            function = getattr(type(self), name)
+            own = FunctionType(
+                function.__code__.replace(), function.__globals__, name, function.__defaults__, function.__closure__
+            )
+            setattr(self, name, torch.compile(MethodType(own, self), fullgraph=True, dynamic=False, options=options))
 
     def uncompile(self) -> None:
         """Let steps run as they are written."""
         self._looks = self.device.type == "cpu"
-        self._move = self._move_rows
+        for name in self.fused:
+            vars(self).pop(name, None)
 
     def _move_rows(self, state: NativeState, action_B: Tensor) -> tuple[NativeState, Step]:
         stream = Stream(state.stream.key, state.stream.clock + 1)

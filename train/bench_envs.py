@@ -68,14 +68,13 @@ def _eager(env: NativeEnv, state: Any, action_TB: Tensor) -> Callable[[], Any]:
 
 def _captured(env: NativeEnv, state: Any, action_TB: Tensor) -> tuple[Callable[[], Any], str]:
     """Return steps in a CUDA graph that goes on from where its last replay ended, compiled where that works."""
-    how = "CUDA graph; not compiled"
-    if env.fuses:
-        env.compile()
-        try:
-            env.move(state, action_TB[0])
-            how = "compiled, CUDA graph"
-        except Exception:  # a compiler has many ways to fail
-            env.uncompile()
+    how = "compiled, CUDA graph"
+    env.compile()
+    try:
+        env.move(state, action_TB[0])
+    except Exception:  # a compiler has many ways to fail
+        how = "CUDA graph; not compiled"
+        env.uncompile()
 
     kept = {name: part.clone() for name, part in parts(state).items()}
 

@@ -301,7 +301,7 @@ class Graphs:
         if not self._may("acting", env.device) or not env.on_device:
             return None
         if self._acting is None or not self._acting.fits(env, policy, generator):
-            if self._compiled and isinstance(env, NativeEnv) and env.fuses:
+            if self._compiled and isinstance(env, NativeEnv):
                 compile_env(env, acting)
             never = config.trial_end == "stop" and not config.cut_returns
             try:
@@ -378,7 +378,9 @@ def compile_env(env: NativeEnv, acting: Acting) -> None:
     """Compile the steps of an environment, or say why that failed and leave them as they are."""
     env.compile()
     try:
-        env.move(acting.env_state, torch.zeros_like(acting.inputs.action))
+        state, step = env.move(acting.env_state, torch.zeros_like(acting.inputs.action))
+        if acting.hidden:
+            env.hidden(state, step)
     except Exception as error:  # a compiler has many ways to fail, and none of them is worth the run
         env.uncompile()
         reason = " ".join(str(error).split())[:300]

@@ -204,7 +204,8 @@ class TrainConfig:
     is needed; what cannot be recorded says so and runs step by step."""
     compile: bool = False
     """Fuse the steps of native tasks into a few kernels when they are recorded: acting is up to twice as fast, with the
-    same bits, but compiling takes some ten seconds at the start. It pays from some hundred million steps on."""
+    same bits (object-nav: to the last digits of a position), but compiling takes some ten seconds at the start. It pays
+    from some hundred million steps on."""
     separate_critic: bool = False
     """Give the critic an encoder and a memory of its own, of the same kind; otherwise actor and critic share them."""
     kernels: tuple[str, ...] = ()

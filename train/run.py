@@ -151,7 +151,7 @@ def begin_from(policy: Policy, path: Path, recall: Recall | None = None) -> None
         ValueError: that is no run, or its policy has another form; the policy is unchanged then.
         CheckpointError: it has no checkpoint, or one that cannot be read.
     """
-    folder, config = RunFolder.open(path)
+    folder, _ = RunFolder.open(path)
     data, weights = read(folder.last() / "policy", "policy")
     own = policy.state_dict()
     unlike = [name for name in own.keys() | weights.keys() if _in_words(own, name) != _in_words(weights, name)]

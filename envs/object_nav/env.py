@@ -65,6 +65,11 @@ class Search(NamedTuple):
     seen_BE: Tensor  # (B, E) bool: instances that were in a picture of this trial while they were looked for
 
 
+def _with(task: Search, **parts: Any) -> Search:
+    """Do as `task._replace`, whose result comes out of compiled code empty with torch 2.11."""
+    return Search(**(task._asdict() | parts))
+
+
 class ObjectNav(NativeEnv):
     """B searches, on a device.
 
@@ -78,9 +83,7 @@ class ObjectNav(NativeEnv):
     shortest way over the longer of that and the way walked; `distance_to_goal`, metres.
     """
 
-    fuses: ClassVar[bool] = (
-        False  # the time goes into the pictures, which are one kernel; fused floats round differently
-    )
+    fused: ClassVar[tuple[str, ...]] = ("advance", "renew", "_noted", "_told", "hidden")  # all but the pictures
 
     def __init__(self, config: ObjectNavConfig, batch: int, seed: int, device: torch.device | str = "cpu") -> None:
         full = config.resolved()
@@ -143,16 +146,19 @@ class ObjectNav(NativeEnv):
         # Who finds it where it begins has made the shortest way of all.
         spl_B = success_B * torch.where(longer_B > 0, task.shortest_B / longer_B.clamp(min=1e-6), 1.0)
         info = {"success": success_B, "spl": spl_B, "distance_to_goal": distance_B}
-        return task._replace(agents=agents, distance_B=distance_B, walked_B=walked_B), Outcome(reward_B, over_B, info)
+        task = _with(task, agents=agents, distance_B=distance_B, walked_B=walked_B)
+        return task, Outcome(reward_B, over_B, info)
 
     def look(self, task: Search, episode_step_B: Tensor) -> tuple[Search, Obs]:
         """Draw what the agent sees, and note whether the goal is in view."""
-        seen = self.simulator.render(task.agents)
+        return self._noted(task, self.simulator.render(task.agents))
+
+    def _noted(self, task: Search, seen: dict[str, Tensor]) -> tuple[Search, Obs]:
         id_BP = seen["semantic"].flatten(1).long()
         wanted_BE = self.world.kind_HE[task.agents.house_B] == task.target_B[:, None]
         shown_BE = torch.zeros_like(wanted_BE).scatter_(1, id_BP, True) & wanted_BE
         in_view_B = self._in_view(task, wanted_BE, id_BP)
-        return task._replace(in_view_B=in_view_B, seen_BE=task.seen_BE | shown_BE), self._told(task, seen)
+        return _with(task, in_view_B=in_view_B, seen_BE=task.seen_BE | shown_BE), self._told(task, seen)
 
     def observe(self, task: Search, episode_step_B: Tensor) -> Obs:
         """Say what the agent sees."""

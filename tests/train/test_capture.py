@@ -378,7 +378,7 @@ def test_what_cannot_be_compiled_says_so_and_runs(toys, monkeypatch):
         def move(state, action_B):
             raise RuntimeError("no\ncompiler")
 
-        env._move = move
+        env._move_rows = move
 
     monkeypatch.setattr(env, "compile", broken)
     with pytest.warns(RuntimeWarning, match="light could not be compiled .* RuntimeError: no compiler"):

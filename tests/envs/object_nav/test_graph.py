@@ -60,3 +60,34 @@ def test_a_step_does_not_look(config: ObjectNavConfig, monkeypatch: pytest.Monke
             env.hidden(state, step)
         with pytest.raises(AssertionError, match="looks at a tensor"):
             bool(state.task.in_view_B.any())
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=["rgb", "near"])
+def test_what_is_compiled_is_what_is_written(config: ObjectNavConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the pictures; what is hidden too. And it can be undone."""
+    compiler, functions = torch.compile, []
+
+    def traced(function, **options):
+        functions.append(function.__name__)
+        return compiler(function, fullgraph=True, dynamic=False, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", traced)
+    written, compiled = config.build(5, 0), config.build(5, 0)
+    written._looks = False
+    compiled.compile()
+    assert functions == ["advance", "renew", "_noted", "_told", "hidden"]
+    for here, there in zip(asked(written), asked(compiled), strict=True):
+        assert torch.equal(here, there)
+    compiled.uncompile()
+    assert not vars(compiled).keys() & set(functions)
+    for here, there in zip(played(written), played(compiled), strict=True):
+        assert torch.equal(here, there)
+
+
+def asked(env: ObjectNav, steps: int = 16) -> Iterator[laws.Tensor]:
+    state, _ = env.reset()
+    for action_B in laws.actions(env, steps):
+        state, step = env.move(state, action_B)
+        yield from laws.tensors((state, step)).values()
+        for hidden in env.hidden(state, step).values():
+            yield from (hidden.value, hidden.shown, hidden.turn)
