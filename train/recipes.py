@@ -128,6 +128,7 @@ FAMILIES: dict[str, Callable[[str], TrainConfig]] = {
     "color-cubes-extreme": rewriting.color_cubes_extreme,
     "object-nav": embodied.object_nav,
     "object-nav-mask": embodied.object_nav_mask,
+    "object-nav-revisit": embodied.object_nav_revisit,
 }
 """Recipes for any memory: `FAMILY-MEMORY` names one, as `color-cubes-medium-gru`. `RECIPES` come first."""
 

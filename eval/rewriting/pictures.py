@@ -113,7 +113,8 @@ def _lines(axes: Any, lines: Sequence[Line], order: Sequence[str], places: Seque
     for label, side, dash in (("oracle", "oracle", "--"), ("floor", "memoryless", ":")):
         level = {at[line.task]: found["success"] for line in here if (found := getattr(line, side))}
         if level:
-            axes.plot(sorted(level), [level[x] for x in sorted(level)], "k", linestyle=dash, linewidth=1, label=label)
+            place = sorted(level)  # of one place alone a line would not be seen
+            axes.plot(place, [level[x] for x in place], "k_", linestyle=dash, linewidth=1, label=label)
 
 
 def _finish(figure: Figure, axes: Any, path: Path) -> None:

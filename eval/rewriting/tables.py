@@ -136,7 +136,8 @@ def figures(lines: Sequence[Line], title: str) -> Table:
 
 
 def reached(lines: Sequence[Line], level: float, order: Sequence[str]) -> Table:
-    """Return the largest size that every memory holds, for each preset."""
+    """Return the largest size that every memory holds, for each preset, of the sizes that any was trained on."""
+    order = [task for task in order if task in tasks(lines)]
     presets = list(dict.fromkeys(task.rpartition("-")[0] for task in order))
     shown = []
     for name in memories(lines):

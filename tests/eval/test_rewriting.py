@@ -85,6 +85,9 @@ def test_the_frontier_ends_at_the_first_size_that_is_not_held() -> None:
     assert held([line(order[0], 0.95), line(order[2], 1.0)], "gru", order, 0.9) == order[0]
     assert held([line(order[0], 0.1)], "gru", order, 0.9) == ""
     assert held(lines, "lstm", order, 0.9) == ""
+    # What nobody was trained on is no gap.
+    found = tables.reached([line(order[0], 0.95), line(order[2], 1.0)], 0.9, order)
+    assert found.lines == [["gru", "7x5x5"]]
 
 
 def test_stale_visits_are_counted_for_each_reveal() -> None:

@@ -64,6 +64,15 @@ def test_the_recipe_with_a_mask_is_for_a_cpu():
     assert recipe("object-nav-mask-gru").ppo.window == 64
 
 
+def test_the_recipe_of_what_is_sought_again_asks_the_memory():
+    config, gru = recipe("object-nav-revisit-memo"), recipe("object-nav-revisit-gru")
+    assert config.device == "cuda"
+    assert (config.env.kinds, config.env.min_rooms, config.env.episode_steps) == (4, 6, 60)
+    assert config.ppo.window == config.env.trial_steps
+    assert (config.memory.width, gru.memory.width, gru.ppo.window) == (128, 256, 128)
+    assert config.ppo.recall_weight == gru.ppo.recall_weight == 0.3
+
+
 OTHER = {
     EncoderConfig: {
         "previous_action": False,
