@@ -60,7 +60,7 @@ class NativeEnv(Env):
 
     on_device: ClassVar[bool] = True
     fused: ClassVar[tuple[str, ...]] = ("_move_rows",)
-    """Methods that `compile` turns into a few kernels each."""
+    """Methods that `compile` turns into a few kernels each, with the same bits; `object-nav` to the last digits."""
 
     def __init__(
         self,
@@ -179,7 +179,7 @@ class NativeEnv(Env):
         return self._move_rows(state, action_B)
 
     def compile(self) -> None:
-        """Let steps run as a few fused kernels from now on, with the same bits where all arithmetic is whole numbers.
+        """Let steps run as a few fused kernels from now on, with the same bits, or what `fused` says.
 
         The next step compiles, which takes seconds, and raises what the compiler raises; `uncompile` undoes it.
         """

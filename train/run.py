@@ -164,8 +164,8 @@ def begin_from(policy: Policy, path: Path, recall: Recall | None = None) -> None
     check_backbone(policy, data)
     policy.load_state_dict(weights)
     if recall is not None and (folder.last() / "recall").exists():
-        asked_there, heads = read(folder.last() / "recall", "recall")
-        if asked_there["asked"] == _asked(recall):
+        data, heads = read(folder.last() / "recall", "recall")
+        if data["asked"] == _asked(recall):
             recall.load_state_dict(heads)
 
 
@@ -265,11 +265,12 @@ class Training:
         """
         data, tensors = read(checkpoint / "training_state", "training state")
         learned, weights = read(checkpoint / "policy", "policy")
+        heads = read(checkpoint / "recall", "recall")[1] if (checkpoint / "recall").exists() else {}
         try:
             check_backbone(self.policy, learned)
             self.policy.load_state_dict(weights)
             if self.recall is not None:
-                self.recall.load_state_dict(read(checkpoint / "recall", "recall")[1])
+                self.recall.load_state_dict(heads)
             saved = self.optimizer.state_dict()
             for key, part in tensors.items():
                 if key.startswith("optimizer."):

@@ -143,7 +143,10 @@ def reached(lines: Sequence[Line], level: float, order: Sequence[str]) -> Table:
     for name in memories(lines):
         best = [held(lines, name, [task for task in order if task.startswith(f"{each}-")], level) for each in presets]
         shown.append([name, *(task.rpartition("-")[2] or "none" for task in best)])
-    note = f"Grid x cubes x phases: the largest up to which success stays at {level:g} or above, with all smaller ones."
+    note = (
+        f"Grid x cubes x phases: the largest up to which success stays at {level:g} or above, with all smaller ones "
+        "that any memory was trained on."
+    )
     return Table("Color-Cubes: the frontier", ["memory", *presets], shown, note)
 
 

@@ -386,6 +386,19 @@ def test_what_cannot_be_compiled_says_so_and_runs(toys, monkeypatch):
     env.move(acting.env_state, torch.zeros(ROWS, dtype=torch.int64))
 
 
+def test_what_is_asked_is_compiled_too(toys, monkeypatch):
+    env, _, acting, _ = setting(toys)
+    monkeypatch.setattr(env, "compile", lambda: None)
+
+    def broken(state, step):
+        raise RuntimeError("nothing to ask")
+
+    monkeypatch.setattr(env, "hidden", broken)
+    capture.compile_env(env, acting)  # nothing is asked
+    with pytest.warns(RuntimeWarning, match="light could not be compiled .* nothing to ask"):
+        capture.compile_env(env, acting._replace(hidden={"light": acting.inputs.action}))
+
+
 def test_writing_reads_before_it_overwrites():
     a, b, c = torch.tensor([1.0]), torch.tensor([2.0]), torch.tensor([3.0])
     write((a, b, c), (b, a, c + 1))

@@ -69,6 +69,8 @@ def run(ranks, *argv, **more):
 def state_of(checkpoint):
     _, weights = read(checkpoint / "policy", "policy")
     data, state = read(checkpoint / "training_state", "training state")
+    if (checkpoint / "recall").exists():
+        state |= {f"recall.{name}": part for name, part in read(checkpoint / "recall", "recall")[1].items()}
     return data, weights, state
 
 

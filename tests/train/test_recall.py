@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mnemic.agents.checkpoint import load_policy
+from mnemic.agents.checkpoint import CheckpointError, load_policy
 from mnemic.agents.encoder import EncoderConfig
 from mnemic.agents.losses import Loss
 from mnemic.envs import make_config as make_env
@@ -285,6 +285,15 @@ def test_a_checkpoint_without_heads_does_not_fit_a_run_with_them(toys, tmp_path)
     with pytest.raises(ValueError, match="does not fit the configuration of its run") as caught:
         Training(config).restore(saved)
     assert "\n" not in str(caught.value)
+
+
+def test_damaged_heads_are_refused(toys, tmp_path):
+    config = configured(toys)
+    saved = RunFolder.create(tmp_path / "run", config).save(Training(config), 1)
+    path = saved / "recall" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=r"^\S+recall/model.safetensors is damaged or cut short"):
+        Training(config).restore(saved)
 
 
 def test_a_run_that_begins_with_another_goes_on_with_its_heads_where_it_asks_the_same(tmp_path):

@@ -14,6 +14,16 @@ CONFIGS = [
     ObjectNavConfig(
         size=8, houses=2, max_rooms=3, max_things=25, episode_steps=6, trial_steps=14, max_start=2.0, sensors="depth"
     ),
+    ObjectNavConfig(
+        size=8,
+        houses=2,
+        max_rooms=3,
+        max_things=25,
+        episode_steps=6,
+        trial_steps=14,
+        sensors="depth,mask",
+        pose="trial",
+    ),
 ]
 LOOKS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "item")
 SENDS = ("lift_fresh",)  # numbers of the host, for which a device waits too
@@ -36,7 +46,7 @@ def played(env: ObjectNav, steps: int = 30) -> Iterator[laws.Tensor]:
         yield from laws.tensors((state, step)).values()
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=["rgb", "near"])
+@pytest.mark.parametrize("config", CONFIGS, ids=["rgb", "near", "mask"])
 def test_a_step_without_looks_gives_the_same_bits(config: ObjectNavConfig) -> None:
     looks, does_not = config.build(5, 0), config.build(5, 0)
     does_not._looks = False
@@ -44,7 +54,7 @@ def test_a_step_without_looks_gives_the_same_bits(config: ObjectNavConfig) -> No
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=["rgb", "near"])
+@pytest.mark.parametrize("config", CONFIGS, ids=["rgb", "near", "mask"])
 def test_a_step_does_not_look(config: ObjectNavConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """All but the drawing, which has two backends: that of a CPU looks, that of a GPU does not."""
     env = config.build(5, 0)
@@ -62,7 +72,7 @@ def test_a_step_does_not_look(config: ObjectNavConfig, monkeypatch: pytest.Monke
             bool(state.task.in_view_B.any())
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=["rgb", "near"])
+@pytest.mark.parametrize("config", CONFIGS, ids=["rgb", "near", "mask"])
 def test_what_is_compiled_is_what_is_written(config: ObjectNavConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """All but the pictures; what is hidden too. And it can be undone."""
     compiler, functions = torch.compile, []
