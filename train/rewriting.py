@@ -2,10 +2,10 @@
 
 All memories learn with the same settings and the same budget; only what a memory is made of is its own. What both tasks
 are learned with in half the steps: a discount that reaches over a phase and no farther, and a step size and an entropy
-weight that fall in a line, so that what was learned late is not lost again. The previous action is in the input: it is how an agent knows in the
-Endless T-Maze that it has tried a turn; in Color-Cubes a GRU did as well without. There gates that hold begin far on
-the holding side, since a target is shown once and needed ten steps later; an LSTM solved Medium from the usual
-beginning too (eval/RESULTS.md).
+weight that fall in a line, so that what was learned late is not lost again. The previous action is in the input: it is
+how an agent knows in the Endless T-Maze that it has tried a turn; in Color-Cubes a GRU did as well without. There gates
+that hold begin far on the holding side, since a target is shown once and needed ten steps later; an LSTM solved Medium
+from the usual beginning too (eval/RESULTS.md).
 """
 
 from __future__ import annotations
