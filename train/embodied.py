@@ -5,8 +5,8 @@ Of `object_nav` nothing is tuned, and eval/RESULTS.md has no row of it yet. What
 - **Stops.** Under the papers' rules a stop that finds nothing ends an episode for free, and short runs learned to stop
   at once, always. So training lets an episode go on after such a stop and charges a little for it. Little: a blind stop
   finds something once in 500 times, worth 0.004; at a price of 0.1 a short run unlearned stopping, at 0.01 it did not
-  (docs/object_navigation.md); with a mask of the goal it is 0.05. Evaluation is by the papers'
-  rules, in other houses (`ObjectNavConfig.validation`).
+  (docs/object_navigation.md); with a mask of the goal it is 0.05. Evaluation is by the papers' rules, in
+  other houses (`ObjectNavConfig.validation`).
 - **The last reward** is not in the input: it is how much nearer the agent came, a compass that makes up for a memory.
 - **Returns** go over the trial and end with it, so finding out where things are is worth what it saves later; with the
   discount, what comes within some hundred steps counts.
