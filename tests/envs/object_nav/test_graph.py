@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mnemic.envs import laws
 from mnemic.envs.object_nav import ObjectNav, ObjectNavConfig
+from mnemic.envs.step import Hidden
 
 CONFIGS = [
     ObjectNavConfig(size=8, houses=2, max_rooms=3, max_things=25, episode_steps=6, trial_steps=14),
@@ -94,10 +95,30 @@ def test_what_is_compiled_is_what_is_written(config: ObjectNavConfig, monkeypatc
         assert torch.equal(here, there)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("config", CONFIGS, ids=["rgb", "near", "mask"])
+def test_what_a_gpu_compiles_is_what_is_written(config: ObjectNavConfig) -> None:
+    """Step by step from the same states: flags and numbers of things are equal, lengths to their last digits."""
+    written, compiled = config.build(64, 0, "cuda"), config.build(64, 0, "cuda")
+    compiled.compile()
+    state, _ = written.reset()
+    for action_B in laws.actions(written, 20):
+        here, there = written.move(state, action_B), compiled.move(state, action_B)
+        for hidden, again in zip(written.hidden(*here).values(), compiled.hidden(*here).values(), strict=True):
+            assert all(torch.equal(one, other) for one, other in zip(*map(parts, (hidden, again)), strict=True))
+        for one, other in zip(*(laws.tensors(part).values() for part in (here, there)), strict=True):
+            torch.testing.assert_close(other, one, atol=1e-5, rtol=1e-5)
+        state = here[0]
+
+
+def parts(hidden: Hidden) -> list[torch.Tensor]:
+    return [part for part in (hidden.value, hidden.shown, hidden.turn, hidden.told) if part is not None]
+
+
 def asked(env: ObjectNav, steps: int = 16) -> Iterator[laws.Tensor]:
     state, _ = env.reset()
     for action_B in laws.actions(env, steps):
         state, step = env.move(state, action_B)
         yield from laws.tensors((state, step)).values()
         for hidden in env.hidden(state, step).values():
-            yield from (hidden.value, hidden.shown, hidden.turn)
+            yield from parts(hidden)
