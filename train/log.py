@@ -27,7 +27,7 @@ from .config import TrainConfig
 LAYOUT = {
     "mnemic": {
         "return": ["Multiline", ["charts/episodic_return", "eval/return"]],
-        "success": ["Multiline", ["charts/success", "eval/success"]],
+        "success": ["Multiline", ["charts/success", r"eval/success$"]],
         "steps per second": ["Multiline", ["charts/sps"]],
         "memory: root mean square of the state": ["Multiline", [r"memory/state_rms.*"]],
         "memory: how open its gates are": ["Multiline", [r"memory/gate_.*"]],
@@ -37,7 +37,8 @@ LAYOUT = {
         "what the task hides: share of right answers": ["Multiline", ["losses/recall_accuracy"]],
         "return by episode in the trial": ["Multiline", [r"trial/return_episode_.*"]],
         "success by episode in the trial": ["Multiline", [r"trial/success_episode_.*"]],
-        "gain in the trial: last whole episode minus first": ["Multiline", [r"(trial|eval)/gain"]],
+        "return gained in the trial: last whole episode minus first": ["Multiline", [r"(trial|eval)/gain"]],
+        "success gained in the trial": ["Multiline", [r"(trial|eval)/success_gain"]],
     }
 }
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from mnemic.memory import make_config
 from mnemic.train.config import EvalConfig, PPOConfig, TrainConfig
+from mnemic.train.log import LAYOUT
 from mnemic.train.loop import train
 from mnemic.train.run import RunFolder
 
@@ -103,3 +105,17 @@ def test_a_browser_sees_the_run(toys, tmp_path):
     for tab in ("Time Series", "Custom Scalars"):
         assert tab.lower() in page.lower()
     assert [chart["title"] for chart in layout["category"][0]["chart"]][:2] == ["return", "success"]
+
+
+def test_a_chart_shows_what_its_title_says():
+    """TensorBoard takes all tags that begin as a pattern says: one may not begin like another's."""
+    tags = ["charts/success", "eval/success", "eval/success_gain", "trial/success_gain", "trial/gain", "eval/gain"]
+    shown = {
+        title: [tag for tag in tags if any(re.match(pattern, tag) for pattern in patterns)]
+        for title, (_, patterns) in LAYOUT["mnemic"].items()
+    }
+    assert {title: found for title, found in shown.items() if found} == {
+        "success": ["charts/success", "eval/success"],
+        "return gained in the trial: last whole episode minus first": ["trial/gain", "eval/gain"],
+        "success gained in the trial": ["eval/success_gain", "trial/success_gain"],
+    }
