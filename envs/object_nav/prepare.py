@@ -1,8 +1,8 @@
 """Houses with what an episode needs to know of them: which kinds can be goals, and how far it is to each.
 
-A house of 6 to 8 rooms takes about 9 ms on one core, and each kind that can be a goal 1 ms: 0.2 for the places from where
-its things are seen, 0.8 for the ways to them. Many are made by several processes. What a process has made it keeps, so
-that training and evaluation share it.
+A house of 6 to 8 rooms takes about 9 ms on one core, and each kind that can be a goal 1 ms: 0.2 for the places from
+where its things are seen, 0.8 for the ways to them. Many are made by several processes. What a process has made it
+keeps, so that training and evaluation share it.
 
 Shapes: I and J cells of the floor's grid, N of them navigable, K kinds.
 """
