@@ -18,6 +18,11 @@ DOORWAY = 0.8
 """Floor kept free on both sides of a door, metres."""
 AROUND = 0.6
 """Floor kept free around a table in the middle of a room, metres."""
+PASSAGE = 0.15, 0.36
+"""Armchairs leave no gap of a width between these, metres: on cells of 0.1 m, and in the voxels of a navmesh, chance
+would decide whether a way leads through it."""
+ASIDE = 0.05, -0.05, 0.1, -0.1, 0.15, -0.15, 0.2, -0.2, 0.25, -0.25
+"""How far they are moved along their walls then, metres: the first that helps."""
 TRIES = 14
 
 Rect = tuple[float, float, float, float]
@@ -43,6 +48,13 @@ class Standing:
 def meets(one: Rect, other: Rect) -> bool:
     """Return whether two rectangles overlap."""
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def apart(one: Rect, other: Rect) -> float:
+    """Return how far two rectangles are from each other."""
+    away_x = max(one[0] - other[2], other[0] - one[2], 0.0)
+    away_z = max(one[1] - other[3], other[1] - one[3], 0.0)
+    return math.hypot(away_x, away_z)
 
 
 def _around(x: float, z: float, width: float, depth: float, more: float = 0.0) -> Rect:
@@ -125,6 +137,31 @@ class Ground:
                 return self.stand(piece, x, z, yaw, around)
         return None
 
+    def step_aside(self, standing: Standing) -> None:
+        """Move a piece along its wall, if that widens or shuts narrow gaps to coffee tables and chairs."""
+        inner = [one.rect for one in self.standing if one.piece.kind in ("coffee_table", "chair")]
+
+        def narrow(rect: Rect) -> bool:
+            return any(PASSAGE[0] < apart(rect, other) < PASSAGE[1] for other in inner)
+
+        if not narrow(standing.rect):
+            return
+        piece, yaw, before = standing.piece, standing.yaw, _before(standing.piece, standing.x, standing.z, standing.yaw)
+        self.taken.remove(standing.rect)
+        self.kept.remove(before)
+        for aside in ASIDE:
+            along_x, along_z = turn(aside, 0.0, yaw)
+            x, z = round(standing.x + along_x, 3), round(standing.z + along_z, 3)
+            rect, new = _around(x, z, *_turned(piece, yaw)), _before(piece, x, z, yaw)
+            wide = (rect[0] - 0.01, rect[1] - 0.01, rect[2] + 0.01, rect[3] + 0.01)
+            clear = self.free(wide) and self.inside(new) and not any(meets(new, other) for other in self.taken)
+            if clear and not narrow(rect):
+                standing.x, standing.z, standing.rect, before = x, z, rect, new
+                standing.rows = place(piece.parts, x, 0.0, z, yaw, 1.0, 0)
+                break
+        self.taken.append(standing.rect)
+        self.kept.append(before)
+
     def beside(
         self, host: Standing, piece: Piece, x: float, z: float, yaw: float, shared: bool = False
     ) -> Standing | None:
@@ -170,6 +207,10 @@ def furnish(draw: Draw, ground: Ground, fullness: float) -> None:
             standing = ground.against_wall(draw, piece)
         if standing:
             _companions(draw, ground, standing)
+    # Last, and without chance: nothing else in the house changes. Armchairs reach farthest into a room.
+    for standing in ground.standing:
+        if standing.piece.kind == "armchair":
+            ground.step_aside(standing)
 
 
 def _companions(draw: Draw, ground: Ground, host: Standing) -> None:

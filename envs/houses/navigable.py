@@ -1,8 +1,8 @@
 """Where a floor can be walked on, how far it is from everywhere to the nearest goal, and from where a thing is seen.
 
-Distances are those of a grid with sixteen neighbours: one step straight (1 cell), diagonal (2^0.5) or like a knight in
-chess (5^0.5), none of them past the corner of what cannot be walked on. In the open they exceed the straight line by at
-most 2.8 %.
+Ways go straight from the middle of a cell to that of another, over cells that can be walked on only, and not past the
+corner of one that cannot. In the open they are straight lines; around corners they are found by steps to sixteen
+neighbours: straight, diagonal, or like a knight in chess.
 
 Shapes: I rows (along z) and J columns (along x) of the grid, N navigable cells, K fields.
 """
@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
-from .house import BOX, House, Instance
+from .house import House, Instance
 from .parts import Row
 
 STEP_OVER = 0.05
@@ -34,25 +35,16 @@ def free_floor(size: tuple[float, float], rows: Sequence[Row], cell: float, radi
         radius: of the cylinder, metres.
         height: of the cylinder, metres.
     """
+    from .loops import stand_off  # importing Numba takes its time
+
     columns, lines = math.ceil(size[0] / cell - 1e-6), math.ceil(size[1] / cell - 1e-6)
-    x_J, z_I = (np.arange(columns) + 0.5) * cell, (np.arange(lines) + 0.5) * cell
     free_IJ = np.ones((lines, columns), dtype=bool)
-    for kind, x, y, z, half_x, half_y, half_z, yaw, *_ in rows:
-        if y - half_y >= height or y + half_y <= STEP_OVER:
-            continue
-        reach_x = (half_x if not yaw else math.hypot(half_x, half_z)) + radius
-        reach_z = (half_z if not yaw else reach_x - radius) + radius
-        j = slice(max(0, int((x - reach_x) / cell)), max(0, int((x + reach_x) / cell) + 1))
-        i = slice(max(0, int((z - reach_z) / cell)), max(0, int((z + reach_z) / cell) + 1))
-        away_x, away_z = x_J[None, j] - x, z_I[i, None] - z
-        if kind != BOX:
-            free_IJ[i, j] &= away_x * away_x + away_z * away_z >= (half_x + radius) ** 2
-            continue
-        if yaw:
-            cos, sin = math.cos(yaw), math.sin(yaw)
-            away_x, away_z = away_x * cos - away_z * sin, away_x * sin + away_z * cos
-        out_x, out_z = np.maximum(np.abs(away_x) - half_x, 0.0), np.maximum(np.abs(away_z) - half_z, 0.0)
-        free_IJ[i, j] &= out_x * out_x + out_z * out_z >= radius * radius
+    solids = [
+        (kind, x, z, half_x, half_z, math.cos(yaw), math.sin(yaw))
+        for kind, x, y, z, half_x, half_y, half_z, yaw, *_ in rows
+        if y - half_y < height and y + half_y > STEP_OVER
+    ]
+    stand_off(np.array(solids, dtype=np.float64).reshape(-1, 7), radius, cell, free_IJ)
     return free_IJ
 
 
@@ -93,7 +85,8 @@ def pieces(free_IJ: np.ndarray) -> np.ndarray:
 def geodesic_field(navigable_IJ: np.ndarray, goals_KIJ: np.ndarray, cell: float) -> np.ndarray:
     """Return the length of the shortest way from each cell to a goal, (K, I, J) float32, metres.
 
-    It is infinite where no way leads to a goal. All fields are computed at once, which is much faster than one by one.
+    It is infinite where no way leads to a goal. Where several corners follow each other, it can exceed the shortest by
+    a little; it is never longer than the way by steps to sixteen neighbours.
 
     Args:
         navigable_IJ: (I, J) bool.
@@ -103,54 +96,14 @@ def geodesic_field(navigable_IJ: np.ndarray, goals_KIJ: np.ndarray, cell: float)
     Raises:
         ValueError: the goals are not on the same grid.
     """
+    from .loops import spread  # importing Numba takes its time
+
     if goals_KIJ.ndim != 3 or goals_KIJ.shape[1:] != navigable_IJ.shape:
         raise ValueError(f"geodesic_field: goals are {goals_KIJ.shape}; (fields, {navigable_IJ.shape}) are expected")
-    fields, cells = len(goals_KIJ), int(navigable_IJ.sum())
-    next_NM, length_M = _neighbours(navigable_IJ)
-    # One more cell per field, at distance 0, stands for all that cannot be stepped on: no way to it is ever shorter.
-    distance = np.full((fields, cells + 1), np.inf)
-    distance[:, :-1][goals_KIJ[:, navigable_IJ]] = 0.0
-    waiting = np.flatnonzero(distance == 0.0)
-    distance[:, -1] = 0.0
-    flat = distance.ravel()
-    seen = np.zeros(fields * (cells + 1), dtype=np.int64)
-    while len(waiting):
-        # Ways that are not a full cell longer than the shortest cannot become shorter: no step is shorter than that.
-        near = flat[waiting] < flat[waiting].min() + 1.0
-        now, waiting = waiting[near], waiting[~near]
-        seen[now] = np.arange(len(now))
-        now = now[seen[now] == np.arange(len(now))]
-        field, at = np.divmod(now, cells + 1)
-        to = (next_NM[at] + (field * (cells + 1))[:, None]).ravel()
-        way = (flat[now][:, None] + length_M).ravel()
-        better = way < flat[to]
-        to, way = to[better], way[better]
-        np.minimum.at(flat, to, way)
-        # Of several ways to the same cell the shortest is what stays.
-        waiting = np.concatenate([waiting, to[flat[to] == way]])
-    found = np.full(goals_KIJ.shape, np.inf, dtype=np.float32)
-    found[:, navigable_IJ] = distance[:, :-1] * cell
-    return found
-
-
-def _neighbours(navigable_IJ: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the navigable cells that each of them has as neighbours, (N, 16), N for none, and how far they are."""
-    cells = int(navigable_IJ.sum())
-    number = np.full((navigable_IJ.shape[0] + 4, navigable_IJ.shape[1] + 4), cells, dtype=np.int64)
-    number[2:-2, 2:-2][navigable_IJ] = np.arange(cells)
-    free = number < cells
-    i, j = np.nonzero(free)
-    columns, lengths = [], []
-    for di, dj in (*STRAIGHT, *DIAGONAL, *KNIGHT):
-        if abs(di) + abs(dj) == 3:
-            # Between a cell and the one a knight's move away lie the two that the straight line passes through.
-            half_i, half_j = int(di / 2), int(dj / 2)
-            clear = free[i + half_i, j + half_j] & free[i + di - half_i, j + dj - half_j]
-        else:
-            clear = free[i + di, j] & free[i, j + dj]
-        columns.append(np.where(clear, number[i + di, j + dj], cells))
-        lengths.append(math.hypot(di, dj))
-    return np.stack(columns, 1), np.array(lengths)
+    free_IJ, goals_KIJ = np.pad(navigable_IJ, 2), np.pad(goals_KIJ, ((0, 0), (2, 2), (2, 2)))
+    found_KIJ = np.empty(goals_KIJ.shape)
+    spread(free_IJ, goals_KIJ, np.array(STRAIGHT + DIAGONAL + KNIGHT), found_KIJ)
+    return (found_KIJ[:, 2:-2, 2:-2] * cell).astype(np.float32)
 
 
 def sight_lines(solids: np.ndarray, eyes: np.ndarray, target: Sequence[float]) -> np.ndarray:
@@ -161,19 +114,11 @@ def sight_lines(solids: np.ndarray, eyes: np.ndarray, target: Sequence[float]) -
         eyes: (E, 3).
         target: (x, y, z).
     """
-    cos, sin = solids[:, 6], solids[:, 7]
-    x, y, z = (eyes[:, axis, None] - solids[None, :, axis] for axis in range(3))
-    way_x, way_y, way_z = (target[axis] - eyes[:, axis, None] for axis in range(3))
-    at = (x * cos - z * sin, y, x * sin + z * cos)
-    way = (way_x * cos - way_z * sin, way_y, way_x * sin + way_z * cos)
-    enter, leave = np.zeros_like(x), np.ones_like(x)
-    for axis in range(3):
-        per_way = 1.0 / np.where(np.abs(way[axis]) < 1e-9, 1e-9, way[axis])
-        middle, reach = -at[axis] * per_way, np.abs(solids[:, 3 + axis] * per_way)
-        np.maximum(enter, middle - reach, out=enter)
-        np.minimum(leave, middle + reach, out=leave)
-    blocked: np.ndarray = (enter < leave).any(1)
-    return ~blocked
+    from .loops import look  # importing Numba takes its time
+
+    seen = np.empty(len(eyes), dtype=bool)
+    look(solids, eyes, np.array(target, dtype=np.float64), seen)
+    return seen
 
 
 def viewpoints(house: House, instance: Instance, reach: float = 2.0, eye_height: float = 1.25) -> np.ndarray:
@@ -188,17 +133,25 @@ def viewpoints(house: House, instance: Instance, reach: float = 2.0, eye_height:
     Source: the viewpoints of object navigation, ReLIC (arXiv 2410.02751).
     """
     x, _, z = instance.centre
-    i, j = np.nonzero(house.navigable_IJ)
+    low_i, low_j = (max(0, int((at - reach) / house.cell)) for at in (z, x))
+    around = slice(low_i, int((z + reach) / house.cell) + 1), slice(low_j, int((x + reach) / house.cell) + 1)
+    i, j = np.nonzero(house.navigable_IJ[around])
+    i, j = i + low_i, j + low_j
     at_x, at_z = (j + 0.5) * house.cell, (i + 0.5) * house.cell
     near = np.hypot(at_x - x, at_z - z) <= reach
     i, j = i[near], j[near]
     eyes = np.stack([at_x[near], np.full(len(i), eye_height), at_z[near]], 1)
     found = np.zeros_like(house.navigable_IJ)
-    solids = house.solids
-    rows = np.column_stack([solids.centre_S3.numpy(), solids.half_S3.numpy(), solids.yaw_S.numpy()]).astype(np.float64)
-    others = np.delete(as_table(rows), np.r_[instance.solids], axis=0)
+    others = np.delete(_table(house), np.r_[instance.solids], axis=0)
     found[i, j] = sight_lines(between(others, instance.centre, reach, eye_height), eyes, instance.centre)
     return found
+
+
+@lru_cache(maxsize=1)  # things of a house come one after the other
+def _table(house: House) -> np.ndarray:
+    solids = house.solids
+    rows = np.column_stack([solids.centre_S3.numpy(), solids.half_S3.numpy(), solids.yaw_S.numpy()])
+    return as_table(rows.astype(np.float64))
 
 
 def as_table(rows: np.ndarray) -> np.ndarray:

@@ -108,7 +108,7 @@ def _survey(simulator: Habitat, placements: list[Placement], config: ObjectNavCo
                 mask[house.navigable_IJ] = seen_EN[thing.id - 1]
                 return mask
 
-            found[number] = ways_to(house, config.too_many, views)
+            found[number] = ways_to(house, config.goal_kinds, config.too_many, views)
             yield
 
     for _ in shown(one_by_one(), "looking for things", len(order), 2):

@@ -79,12 +79,12 @@ def world(config: ObjectNavConfig, device: torch.device) -> World:
     if config.dataset:
         prepared, simulator = open_placements(config, drawn(config), device)
         return make_world(prepared, config, device, simulator)
-    terms = Terms(houses=config.house_config(), radius=config.success_radius, too_many=config.too_many)
-    kinds = config.goal_kinds
-    key = (config.seeds, terms, kinds, config.view(), config.motion(), config.sensors, device)
+    houses, kinds = config.house_config(), config.goal_kinds
+    terms = Terms(houses=houses, radius=config.success_radius, too_many=config.too_many, kinds=kinds)
+    key = (config.seeds, terms, config.view(), config.motion(), config.sensors, device)
     shared = config.simulator == "embedded"  # Habitat's workers are those of one environment, which closes them
     if (found := _WORLDS.get(key) if shared else None) is None:
-        prepared = [one for one in prepare(config.seeds, terms) if set(kinds) & set(one.kind_K.tolist())]
+        prepared = [one for one in prepare(config.seeds, terms) if len(one.kind_K)]
         if not prepared:
             config.refuse(
                 f"none of {config.houses} houses has a goal of {len(kinds)} kinds; take more kinds, or more houses"

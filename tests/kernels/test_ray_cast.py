@@ -292,6 +292,14 @@ def test_what_cannot_be_kept_is_compiled_all_the_same() -> None:
     assert compiled(module["double"])(4) == 8
 
 
+def test_what_is_exact_rounds_every_product_and_every_sum() -> None:
+    def share(a, b, c):
+        return a * b + c
+
+    a, b = 1 + 2.0**-30, 1 - 2.0**-30
+    assert compiled(share, exact=True)(a, b, -1.0) == 0.0, "the product is 1 - 2^-60, and so is rounded to 1"
+
+
 def test_numba_leaves_other_types_to_the_definition() -> None:
     assert OP.default(torch.zeros(1)) == "numba"
     assert OP.default(torch.zeros(1, dtype=torch.float64)) == "reference"

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from mnemic.envs.houses import KINDS, MATERIALS, House, HouseConfig, generate, split_seed
+from mnemic.envs.houses import KINDS, MATERIALS, House, HouseConfig, furniture, generate, split_seed
+from mnemic.envs.houses.furnish import PASSAGE, Ground, _before, apart
 from mnemic.envs.houses.furniture import FURNISHINGS
-from mnemic.envs.houses.house import BOX
+from mnemic.envs.houses.house import BOX, Room
 from mnemic.envs.houses.navigable import pieces, viewpoints
 from mnemic.envs.houses.parts import Draw
+from mnemic.envs.houses.parts import bounds as row_bounds
 from mnemic.envs.houses.plan import DOOR_HEIGHT, LEAF, WALL
 from mnemic.envs.houses.things import THINGS
 
@@ -28,6 +30,10 @@ def bounds(house: House) -> tuple[np.ndarray, np.ndarray]:
     deep = half[:, 0] * yaw.sin().abs() + half[:, 2] * yaw.cos().abs()
     reach = torch.stack([wide, half[:, 1], deep], 1)
     return (solids.centre_S3 - reach).numpy(), (solids.centre_S3 + reach).numpy()
+
+
+def a_room() -> Ground:
+    return Ground(0, Room("living", (0.0, 0.0), (4.0, 4.0)), [])
 
 
 def test_the_seed_decides_everything() -> None:
@@ -89,6 +95,41 @@ def test_nothing_is_inside_anything_else(seed: int) -> None:
     assert not overlap.any()
     assert (low_S3[:, [0, 2]] > -1e-4).all()
     assert (high_S3[:, [0, 2]] < np.array([plan.size[0], plan.size[2]]) + 1e-4).all()
+
+
+@pytest.mark.parametrize(("gap", "after"), [(0.1, 0.1), (0.2, 0.1), (0.3, 0.4), (0.34, 0.39), (0.4, 0.4)])
+def test_armchairs_leave_no_gap_that_is_hardly_one(gap: float, after: float) -> None:
+    ground, armchair, chair = a_room(), furniture.armchair(Draw(0)), furniture.chair(Draw(0))
+    other = ground.stand(chair, 2.0 + (armchair.width + chair.width) / 2 + gap, 3.58, 0.0, None)
+    standing = ground.stand(armchair, 2.0, 3.58, 0.0, _before(armchair, 2.0, 3.58, 0.0))
+    ground.step_aside(standing)
+    assert apart(standing.rect, other.rect) == pytest.approx(after)
+    assert standing.z == 3.58, "it stays at its wall"
+    assert ground.taken == [other.rect, standing.rect]
+    assert ground.kept == [_before(armchair, standing.x, standing.z, 0.0)]
+    (x, _, z), (half_x, _, half_z) = row_bounds(standing.rows)
+    assert (x - half_x, z - half_z, x + half_x, z + half_z) == pytest.approx(standing.rect, abs=1e-4)
+
+
+def test_an_armchair_that_cannot_step_aside_stays() -> None:
+    ground, armchair, chair = a_room(), furniture.armchair(Draw(0)), furniture.chair(Draw(0))
+    for side in (-1, 1):
+        ground.stand(chair, 2.0 + side * ((armchair.width + chair.width) / 2 + 0.2), 3.58, 0.0, None)
+    standing = ground.stand(armchair, 2.0, 3.58, 0.0, _before(armchair, 2.0, 3.58, 0.0))
+    ground.step_aside(standing)
+    assert (standing.x, standing.z) == (2.0, 3.58)
+    assert standing.rect in ground.taken
+    assert len(ground.kept) == 1
+
+
+def test_a_house_has_its_armchair_out_of_the_way() -> None:
+    """Of this one a third of the ways led through a gap of 0.30 m between the two."""
+    known = generate(split_seed("validation", 3))
+    (chair,), (table,) = ([one for one in known.instances if one.kind == kind] for kind in ("armchair", "coffee_table"))
+    corners = [
+        [one.centre[axis] + side * one.half[axis] for side in (-1, 1) for axis in (0, 2)] for one in (chair, table)
+    ]
+    assert apart(*map(tuple, corners)) >= PASSAGE[1]
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -1,5 +1,7 @@
 import heapq
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -40,14 +42,46 @@ def dijkstra(navigable: np.ndarray, goals: np.ndarray) -> np.ndarray:
     return distance
 
 
-def test_fields_are_those_of_dijkstra() -> None:
+def straight_lines(free: np.ndarray) -> np.ndarray:
+    """How far free cells are from each other in a straight line that touches free cells only, (N, N); else infinite."""
+    cells = np.argwhere(free).astype(float)
+    away = cells[None] - cells[:, None]
+    length = np.hypot(away[..., 0], away[..., 1])
+    per = 1.0 / np.where(away == 0, 1e-12, away)
+    for shut in np.argwhere(~np.pad(free, 1)) - 1:
+        middle, reach = (shut - cells)[:, None] * per, np.abs(0.5 * per)
+        enter, leave = (middle - reach).max(-1), (middle + reach).min(-1)
+        # Equal where the line passes the corner.
+        length[(np.maximum(enter, 0) <= np.minimum(leave, 1) + 1e-9)] = np.inf
+    return length
+
+
+def test_fields_are_between_the_shortest_ways_and_those_by_steps_to_sixteen_neighbours() -> None:
     rng = np.random.default_rng(0)
-    for share in (0.6, 0.8, 1.0):
-        navigable = rng.random((23, 31)) < share
-        goals = rng.random((3, 23, 31)) < 0.01
-        fields = geodesic_field(navigable, goals, 0.1)
-        for field, goal in zip(fields, goals, strict=True):
-            np.testing.assert_allclose(field, dijkstra(navigable, goal) * 0.1, rtol=1e-6)
+    longer = []
+    for share in (0.7, 0.9, 0.97, 1.0):
+        free = rng.random((17, 21)) < share
+        goals = rng.random((3, 17, 21)) < 0.01
+        line_NN = straight_lines(free)
+        for field, goal in zip(geodesic_field(free, goals, 0.1), goals, strict=True):
+            assert np.array_equal(np.isfinite(field), np.isfinite(dijkstra(free, goal)))
+            assert (field <= dijkstra(free, goal) * 0.1 + 1e-5).all()
+            shortest = np.where(goal[free], 0.0, np.inf)
+            for _ in range(60):
+                shortest = np.minimum(shortest, (shortest[:, None] + line_NN).min(0))
+            found, there = field[free] / 0.1, np.isfinite(shortest) & (shortest > 0)
+            assert (found[there] >= shortest[there] - 1e-4).all()
+            longer.append(found[there] / shortest[there] - 1)
+    assert np.concatenate(longer).mean() < 0.005
+    assert np.concatenate(longer).max() < 0.05
+
+
+def test_in_the_open_ways_are_straight() -> None:
+    goal = np.zeros((1, 30, 40), dtype=bool)
+    goal[0, 7, 11] = True
+    i, j = np.indices((30, 40))
+    field = geodesic_field(np.ones((30, 40), dtype=bool), goal, 0.1)
+    np.testing.assert_allclose(field[0], 0.1 * np.hypot(i - 7, j - 11), atol=1e-5)
 
 
 def test_pieces_are_numbered_by_size() -> None:
@@ -127,6 +161,12 @@ def test_the_floor_is_free_where_a_disc_fits() -> None:
     assert np.array_equal(free, far & (np.hypot(x - 4, z - 3) >= 0.6))
     assert free[80, 20], "what hangs high is walked under"
     assert free[20, 100], "what is flat is walked over"
+
+
+def test_numba_is_imported_by_those_who_make_houses() -> None:
+    """Its import takes its time: commands that need no house should not wait for it."""
+    code = "import sys, mnemic.envs.object_nav; print('numba' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 
 def test_no_way_is_infinite_and_other_grids_are_refused() -> None:

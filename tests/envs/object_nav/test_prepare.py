@@ -3,6 +3,7 @@
 import gc
 import os
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -60,6 +61,13 @@ def test_a_kind_with_too_many_instances_is_no_goal() -> None:
     count = {kind: sum(thing.goal == kind for thing in every.house.things) for kind in every.kind_K.tolist()}
     assert few.kind_K.tolist() == [kind for kind, many in count.items() if many == 1]
     assert len(few.kind_K) < len(every.kind_K)
+
+
+def test_only_the_kinds_that_are_asked_for_are_goals() -> None:
+    every = prepare.prepare_one(4, terms())
+    some = prepare.prepare_one(4, replace(terms(), kinds=(*every.kind_K[1::2].tolist(), 99)))
+    assert np.array_equal(some.kind_K, every.kind_K[1::2])
+    assert np.array_equal(some.way_KN, every.way_KN[1::2])
 
 
 def test_what_was_made_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
