@@ -38,7 +38,7 @@ class ObjectNavConfig(EnvConfig):
     """small: small pictures, large things, short trials; relic and memo: the numbers of the two papers."""
 
     houses: int = 16
-    """How many houses there are; hundreds are needed to do well in a new one. Each takes about 50 ms to make."""
+    """How many houses there are; hundreds are needed to do well in a new one. Each takes 13 to 30 ms to make."""
     split: Literal["train", "validation", "test"] = "train"
     """Which houses: no two splits share one."""
     first_house: int = 0
