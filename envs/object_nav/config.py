@@ -181,12 +181,15 @@ class ObjectNavConfig(EnvConfig):
         self._check_dataset()
         if self.simulator == "habitat":
             return
-        names = ("habitat_python", "habitat_gpu", "habitat_workers")
-        given = [name for name in names if getattr(self, name) != getattr(ObjectNavConfig, name)]
-        if given:
-            came = ", ".join(f"{name} is {getattr(self, name)!r}" for name in given)
-            default = ", ".join(f"{name} {getattr(ObjectNavConfig, name)!r}" for name in given)
+        came, default = self._given("habitat_python", "habitat_gpu", "habitat_workers")
+        if came:
             self.refuse(f"{came}, and simulator is 'embedded'; make simulator 'habitat', or {default}")
+
+    def _given(self, *names: str) -> tuple[str, str]:
+        """Say which of some options are not at their defaults, and what these are; nothing where all are."""
+        given = [name for name in names if getattr(self, name) != getattr(ObjectNavConfig, name)]
+        came = ", ".join(f"{name} is {getattr(self, name)!r}" for name in given)
+        return came, ", ".join(f"{name} {getattr(ObjectNavConfig, name)!r}" for name in given)
 
     def _check_dataset(self) -> None:
         if not self.dataset:
@@ -197,12 +200,9 @@ class ObjectNavConfig(EnvConfig):
         if not self.placements or self.simulator != "habitat":
             came = f"placements is {self.placements!r} and simulator is {self.simulator!r}"
             self.refuse(f"{came}; a dataset needs an episode file as placements, and simulator 'habitat'")
-        names = ("min_rooms", "max_rooms", "room_area", "fullness")
-        given = [name for name in names if getattr(self, name) != getattr(ObjectNavConfig, name)]
-        if given:
-            self.refuse(
-                f"{given[0]} is {getattr(self, given[0])!r}, which is of generated houses; leave it, or dataset, out"
-            )
+        came, default = self._given("min_rooms", "max_rooms", "room_area", "fullness")
+        if came:
+            self.refuse(f"{came}, of generated houses, and dataset is {self.dataset!r}; make {default}, or dataset ''")
 
     def resolved(self) -> ObjectNavConfig:
         """Return the same task with every option of the preset filled in."""
