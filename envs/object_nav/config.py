@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
@@ -103,7 +103,13 @@ class ObjectNavConfig(EnvConfig):
     turn: float = 30.0
     """Degrees of a turn. What Memo's code does in effect is 14.3."""
     look: float = 30.0
-    """Degrees of a look up or down, which go from 60 below the horizon to 30 above."""
+    """Degrees of a look up or down."""
+    min_tilt: float | None = None
+    """How far down the agent can look: degrees above the horizon, and so below 0. small -60, relic and memo -55."""
+    max_tilt: float | None = None
+    """How far up. An episode begins as level as these two let it. small 30, relic and memo -8."""
+    sliding: bool = True
+    """An agent that meets an obstacle slides along it; otherwise it stops there."""
     agent_radius: float = 0.1
     """Room that the agent needs around it, metres."""
     cell: float = 0.1
@@ -159,6 +165,8 @@ class ObjectNavConfig(EnvConfig):
         self.require_number("slack", high=0)
         self.require_choice("goals", ("all", "ycb", "large"))
         self.require_number("min_start", low=0)
+        for name in ("min_tilt", "max_tilt"):
+            self.require_number(name, -90, 90)
         if 0 < self.max_start <= (self.min_start or 0.0):
             self.refuse(
                 f"min_start is {self.min_start:g} and max_start is {self.max_start:g}; "
@@ -217,7 +225,10 @@ class ObjectNavConfig(EnvConfig):
 
     def motion(self) -> Motion:
         """Return how agents move."""
-        return Motion(forward=self.forward, turn=self.turn, look=self.look, eye_height=self.eye_height)
+        full = self.resolved()
+        names = "forward turn look sliding eye_height"
+        tilts: dict[str, Any] = {"lowest": full.min_tilt, "highest": full.max_tilt}
+        return Motion(**tilts, **{name: getattr(full, name) for name in names.split()})
 
     def view(self) -> View:
         """Return the camera."""
