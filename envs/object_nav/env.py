@@ -89,6 +89,7 @@ class ObjectNav(NativeEnv):
     shortest way over the longer of that and the way walked; `distance_to_goal`, metres.
     """
 
+    action_names = ACTIONS
     fused: ClassVar[tuple[str, ...]] = ("advance", "renew", "_noted", "_told", "hidden")  # all but the pictures
 
     def __init__(self, config: ObjectNavConfig, batch: int, seed: int, device: torch.device | str = "cpu") -> None:
