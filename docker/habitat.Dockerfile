@@ -1,7 +1,10 @@
 # syntax=docker/dockerfile:1
-# The training image with habitat-sim beside it, headless, x86-64. In the root of a checkout, after train.Dockerfile:
+# The training image with habitat-sim beside it, headless, x86-64. In the root of a checkout:
 #
+#   docker build --file docker/train.Dockerfile --tag mnemic:cuda .
 #   docker build --file docker/habitat.Dockerfile --tag mnemic:habitat .
+#   docker run --rm --init --gpus all mnemic:habitat eval oracle --env object-nav --episodes 8 \
+#       --env.simulator habitat --env.habitat-python /opt/habitat/bin/python
 #
 # habitat-sim is published for Python 3.9 only, so it has an interpreter of its own: mnemic is told with
 # --env.habitat-python /opt/habitat/bin/python, and nothing of the one reaches the other.

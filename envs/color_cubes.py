@@ -35,7 +35,7 @@ from .color_cubes_figures import Tally
 from .color_cubes_grid import GridPlayer, as_grid, planes
 from .color_cubes_oracle import ColorCubesMemoryless, ColorCubesOracle
 from .color_cubes_presets import PRESETS
-from .grid import AGENT_COLOUR, STAY, Grid
+from .grid import AGENT_COLOUR, MOVES, STAY, Grid
 from .native import NativeEnv, Outcome
 from .picture import Cell, Picture
 from .random import Stream, below, unit
@@ -276,6 +276,7 @@ class ColorCubes(NativeEnv):
             observation_space=seen[config.view],
             episode_steps=config.horizon or round(config.slack * config.longest_way),
         )
+        self.action_names = (*MOVES[:4], "collect")[: self.actions]
         self.full, self.grid, self._layout = full, Grid(size, self.device), layout
         self.cubes, self.phases, self.teleport = full.cubes or 0, full.phases or 0, full.teleport or 0.0
         self.jumps = self.cubes > 1 and self.teleport > 0

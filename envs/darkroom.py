@@ -16,7 +16,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from .grid import AGENT_COLOUR, Grid
+from .grid import AGENT_COLOUR, MOVES, Grid
 from .native import NativeEnv, Outcome
 from .picture import Cell, Picture
 from .random import Stream
@@ -87,13 +87,15 @@ class Darkroom(NativeEnv):
     for every step that ends on the goal. An episode only ends by its clock. `success`: the goal was reached.
     """
 
+    action_names = MOVES
+
     def __init__(self, config: DarkroomConfig, batch: int, seed: int, device: torch.device | str = "cpu") -> None:
         super().__init__(
             config,
             batch,
             seed,
             device,
-            action_space=spaces.Discrete(5),
+            action_space=spaces.Discrete(len(MOVES)),
             observation_space=spaces.Box(0.0, 1.0, (2,), np.float32),
             episode_steps=config.episode_steps,
             trial_steps=config.episodes * config.episode_steps,

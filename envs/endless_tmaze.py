@@ -137,6 +137,8 @@ class EndlessTMaze(NativeEnv):
     the last; anything else ends the episode.
     """
 
+    action_names = ("forward", "left", "right")
+
     def __init__(self, config: EndlessTMazeConfig, batch: int, seed: int, device: torch.device | str = "cpu") -> None:
         super().__init__(
             config,

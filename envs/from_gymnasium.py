@@ -119,6 +119,7 @@ class GymnasiumEnv(Env):
         self.observation_space = facts.observation_space
         acts = facts.action_space
         self.action_space = spaces.Discrete(int(acts.n)) if isinstance(acts, spaces.Discrete) else acts
+        self.action_names = facts.action_names
         self.episode_steps = self.trial_steps = facts.episode_steps
         self._trial = None if trials is None else Extent(trials.most_episodes, trials.steps)
         self.many_episodes = self._trial is not None

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .picture import FLOOR, Cell
 
+MOVES = ("up", "down", "left", "right", "stay")
 UP, DOWN, LEFT, RIGHT, STAY = range(5)
 AGENT_COLOUR = (220, 40, 40)
 

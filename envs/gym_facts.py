@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from enum import EnumType
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -24,6 +25,7 @@ class Facts(NamedTuple):
     fields: tuple[Field, ...]
     observation_space: spaces.Space[Any]
     action_space: spaces.Space[Any]
+    action_names: tuple[str, ...]
     success: Literal["reward", "is_success", "success"] | None
     episode_steps: int | None
     drawable: bool
@@ -65,9 +67,20 @@ def ask_one(label: str, make: partial[gymnasium.Env[Any, Any]], *, one_hot: bool
             info = env.step(action.sample())[4]
             success = "is_success" if "is_success" in info else "success" if "success" in info else None
         drawable = minigrid or env.render_mode == "rgb_array"
-        return Facts(fields, _shown(space, fields), action, success, min(known, default=None), drawable)
+        names = _names(env, action)
+        return Facts(fields, _shown(space, fields), action, names, success, min(known, default=None), drawable)
     finally:
         env.close()
+
+
+def _names(env: gymnasium.Env[Any, Any], action: spaces.Space[Any]) -> tuple[str, ...]:
+    """Return the names of actions where the environment has them as MiniGrid does: an enumeration, `actions`."""
+    named = getattr(env.unwrapped, "actions", None)
+    if not isinstance(named, EnumType) or not isinstance(action, spaces.Discrete):
+        return ()
+    members: list[Any] = list(named)
+    numbers = list(range(int(action.start), int(action.start + action.n)))
+    return tuple(each.name for each in members) if members == numbers else ()
 
 
 def _parts(space: spaces.Space[Any]) -> dict[str | None, spaces.Space[Any]]:

@@ -79,6 +79,8 @@ class RepeatPrevious(NativeEnv):
     answers do not count. An episode takes as many steps as there are cards. `success`: every answer right.
     """
 
+    action_names = ("spades", "hearts", "clubs", "diamonds")
+
     def __init__(self, config: RepeatPreviousConfig, batch: int, seed: int, device: torch.device | str = "cpu") -> None:
         super().__init__(
             config,

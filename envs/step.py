@@ -75,6 +75,7 @@ class Env(ABC):
         device: where its tensors live.
         observation_space: of one row, without the batch.
         action_space: of one row, without the batch.
+        action_names: what its actions are called, by number; empty where they have no names.
         episode_steps: after how many steps an episode is truncated; None if never or unknown.
         trial_steps: the most steps that a trial can take; None if unknown.
         trial_clock: after how many steps a trial is cut off, wherever its episode stands; None: a trial ends with an
@@ -94,6 +95,7 @@ class Env(ABC):
     device: torch.device
     observation_space: spaces.Space[Any]
     action_space: spaces.Space[Any]
+    action_names: tuple[str, ...] = ()
     episode_steps: int | None
     trial_steps: int | None
     trial_clock: int | None = None

@@ -68,6 +68,8 @@ class TMaze(NativeEnv):
     step on the goal's side, else 0.
     """
 
+    action_names = ("forward", "up", "back", "down")
+
     def __init__(self, config: TMazeConfig, batch: int, seed: int, device: torch.device | str = "cpu") -> None:
         super().__init__(
             config,

@@ -119,7 +119,7 @@ class Trials(NativeEnv):
             episode_steps=task.episode_steps,
             trial_steps=config.steps or config.most_episodes * task.episode_steps,
         )
-        self.task, self.episodes = task, config.most_episodes
+        self.task, self.action_names, self.episodes = task, task.action_names, config.most_episodes
         self.trial_clock = config.steps or None
 
     def begin(self, stream: Stream) -> Trial:

@@ -101,7 +101,7 @@ def watch(
             attention = attention_of(policy, inputs, memory, opened, lived + 1)
             output, memory = policy.step(inputs, memory)
             action = policy.head.mode(output.action) if greedy else policy.head.sample(output.action, generator)
-            told = picture, episode, moment, reward, float(output.value), _words(action)
+            told = picture, episode, moment, reward, float(output.value), _words(action, env.action_names)
             frame = Frame(*told, memory_strip(memory), attention)
             yield frame
             state, step = env.step(state, action)
@@ -116,7 +116,9 @@ def watch(
         env.close()
 
 
-def _words(action: Tensor) -> str:
+def _words(action: Tensor, names: Sequence[str]) -> str:
+    if names:
+        return names[int(action)]
     numbers = action.flatten().tolist()
     return " ".join(f"{number:.2f}" if action.is_floating_point() else str(number) for number in numbers)
 

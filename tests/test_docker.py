@@ -4,13 +4,17 @@ import re
 import shlex
 import tomllib
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from mnemic.cli import players
+from mnemic.cli.players import evaluate_player
 from mnemic.cli.train import _configure
+from mnemic.envs.step import EnvConfig
 from mnemic.train.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
@@ -88,6 +92,16 @@ def test_versions_are_those_of_the_project() -> None:
     assert re.search(r"^ARG HABITAT_SIM=(\S+)$", text, re.MULTILINE)[1] in SpecifierSet(">=0.3.3")
 
 
+def test_the_image_that_habitats_begins_with_is_built_first() -> None:
+    (base,) = [rest.removeprefix("TRAIN_IMAGE=") for _, rest in instructions(FOLDER / "habitat.Dockerfile")[:1]]
+    builds = [
+        f"docker build --file docker/train.Dockerfile --tag {base} .",
+        "docker build --file docker/habitat.Dockerfile --tag mnemic:habitat .",
+    ]
+    assert "\n".join(builds) in PAGE.partition("## Habitat")[2]
+    assert [argv for argv in commands() if "habitat" in argv and argv[:2] == ["eval", "oracle"]]
+
+
 def test_habitats_interpreter_is_where_it_is_said_to_be() -> None:
     text = (FOLDER / "habitat.Dockerfile").read_text()
     (made,) = re.findall(r"--prefix (\S+)", text)
@@ -108,9 +122,17 @@ def test_the_entry_point_is_a_command_of_the_package() -> None:
 
 
 @pytest.mark.parametrize("argv", commands(), ids=" ".join)
-def test_commands_are_understood(argv: list[str]) -> None:
-    launcher, words = argv[: argv.index("train")], argv[argv.index("train") + 1 :]
+def test_commands_are_understood(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    at = next(index for index, word in enumerate(argv) if word in ("train", "eval"))
+    launcher, name, words = argv[:at], argv[at], argv[at + 1 :]
     assert launcher in ([], ["--standalone", "--nproc-per-node", "gpu", "-m", "mnemic"])
+    if name == "eval":
+        played = Mock(side_effect=InterruptedError)
+        monkeypatch.setattr(players, "play_rule", played)
+        with pytest.raises(InterruptedError):
+            evaluate_player(words)
+        assert isinstance(played.call_args.args[1], EnvConfig)
+        return
     config, _, path = _configure(words)
     assert isinstance(config, TrainConfig)
     assert path is None

@@ -31,13 +31,13 @@ class Scene:
         import habitat_sim
         import magnum
 
-        self._magnum = magnum
+        self._magnum, self._sliding = magnum, setup["sliding"]
         simulator = habitat_sim.SimulatorConfiguration()
         simulator.scene_dataset_config_file = setup["dataset"]
         simulator.scene_id = name
         simulator.gpu_device_id = setup["gpu"]
         simulator.enable_physics = False
-        simulator.allow_sliding = True
+        simulator.allow_sliding = setup["sliding"]
         sensors = [self._sensor(habitat_sim, setup, sensor) for sensor in setup["sensors"]]
         agent = habitat_sim.agent.AgentConfiguration()
         agent.height, agent.radius, agent.sensor_specifications = setup["height"], setup["radius"], sensors
@@ -127,7 +127,9 @@ class Scene:
     def step(self, position: np.ndarray, way: np.ndarray) -> tuple[np.ndarray, bool]:
         """Return where a step from a position ends, and whether something kept it from its full length."""
         start = self._magnum.Vector3(*position.tolist())
-        end = self.sim.pathfinder.try_step(start, start + self._magnum.Vector3(*way.tolist()))
+        path = self.sim.pathfinder
+        step = path.try_step if self._sliding else path.try_step_no_sliding
+        end = step(start, start + self._magnum.Vector3(*way.tolist()))
         to = np.array([end[0], end[1], end[2]], dtype=np.float32)
         made = to - position
         return to, bool(np.hypot(made[0], made[2]) + TOUCH < np.hypot(way[0], way[2]))

@@ -236,6 +236,7 @@ class Habitat(Floors):
                 "hfov": self.view.hfov,
                 "far": self.view.far,
                 "eye": self.motion.eye_height,
+                "sliding": self.motion.sliding,
                 "height": agent[0],
                 "radius": agent[1],
                 "open": workers.open_scenes,
@@ -278,12 +279,12 @@ class Habitat(Floors):
         return agents._replace(pose=self._moved(agents.house_B, agents.pose, 1))
 
     def spawn(self, house_B: Tensor, number_B2: Tensor) -> Agents:
-        """Return agents in the middles of navigable cells, all equally likely, that look ahead."""
+        """Return agents in the middles of navigable cells, all equally likely, that look level, or nearly."""
         agents = super().spawn(house_B, number_B2)
         return agents._replace(pose=self._moved(house_B, agents.pose, 1))
 
     def move(self, agents: Agents, action_B: Tensor) -> tuple[Agents, Tensor]:
-        """Let every agent do something; steps are those of Habitat, on the navmesh, with sliding."""
+        """Let every agent do something; steps are those of Habitat, on the navmesh."""
         yaw_B, pitch_B = self._turned(agents.pose, action_B)
         hit_B = torch.zeros_like(action_B, dtype=torch.bool)
         position_B3 = agents.pose.position_B3.clone()

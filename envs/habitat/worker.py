@@ -90,10 +90,11 @@ class Server:
 
     Args:
         setup: `dataset` (its configuration), `scenes` (their names), `gpu`, `sensors`, `size`, `hfov` (degrees) and
-            `far` of the camera, `eye`, `height` and `radius` of agents, `navmesh` (a file of settings, or nothing: that
-            of the dataset), `kept` (a folder for navmeshes, or nothing), `home` (a working directory, or nothing),
-            `open` (how many scenes stay open), `level` (feet stay at the height where they are), `rows`, `things` (of
-            each scene, by name and transformation; or nothing) and `folders` (of their configurations); metres.
+            `far` of the camera, `eye`, `height` and `radius` of agents, `sliding` (along what they meet), `navmesh` (a
+            file of settings, or nothing: that of the dataset), `kept` (a folder for navmeshes, or nothing), `home` (a
+            working directory, or nothing), `open` (how many scenes stay open), `level` (feet stay at the height where
+            they are), `rows`, `things` (of each scene, by name and transformation; or nothing) and `folders` (of their
+            configurations); metres.
         file: a descriptor of the memory that is shared.
     """
 

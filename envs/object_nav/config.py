@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
@@ -103,7 +103,13 @@ class ObjectNavConfig(EnvConfig):
     turn: float = 30.0
     """Degrees of a turn. What Memo's code does in effect is 14.3."""
     look: float = 30.0
-    """Degrees of a look up or down, which go from 60 below the horizon to 30 above."""
+    """Degrees of a look up or down."""
+    min_tilt: float | None = None
+    """How far down the agent can look: degrees above the horizon, and so below 0. small -60, relic and memo -55."""
+    max_tilt: float | None = None
+    """How far up. An episode begins as level as these two let it. small 30, relic and memo -8."""
+    sliding: bool = True
+    """An agent that meets an obstacle slides along it; otherwise it stops there."""
     agent_radius: float = 0.1
     """Room that the agent needs around it, metres."""
     cell: float = 0.1
@@ -159,6 +165,8 @@ class ObjectNavConfig(EnvConfig):
         self.require_number("slack", high=0)
         self.require_choice("goals", ("all", "ycb", "large"))
         self.require_number("min_start", low=0)
+        for name in ("min_tilt", "max_tilt"):
+            self.require_number(name, -90, 90)
         if 0 < self.max_start <= (self.min_start or 0.0):
             self.refuse(
                 f"min_start is {self.min_start:g} and max_start is {self.max_start:g}; "
@@ -181,12 +189,15 @@ class ObjectNavConfig(EnvConfig):
         self._check_dataset()
         if self.simulator == "habitat":
             return
-        names = ("habitat_python", "habitat_gpu", "habitat_workers")
-        given = [name for name in names if getattr(self, name) != getattr(ObjectNavConfig, name)]
-        if given:
-            came = ", ".join(f"{name} is {getattr(self, name)!r}" for name in given)
-            default = ", ".join(f"{name} {getattr(ObjectNavConfig, name)!r}" for name in given)
+        came, default = self._given("habitat_python", "habitat_gpu", "habitat_workers")
+        if came:
             self.refuse(f"{came}, and simulator is 'embedded'; make simulator 'habitat', or {default}")
+
+    def _given(self, *names: str) -> tuple[str, str]:
+        """Say which of some options are not at their defaults, and what these are; nothing where all are."""
+        given = [name for name in names if getattr(self, name) != getattr(ObjectNavConfig, name)]
+        came = ", ".join(f"{name} is {getattr(self, name)!r}" for name in given)
+        return came, ", ".join(f"{name} {getattr(ObjectNavConfig, name)!r}" for name in given)
 
     def _check_dataset(self) -> None:
         if not self.dataset:
@@ -197,12 +208,9 @@ class ObjectNavConfig(EnvConfig):
         if not self.placements or self.simulator != "habitat":
             came = f"placements is {self.placements!r} and simulator is {self.simulator!r}"
             self.refuse(f"{came}; a dataset needs an episode file as placements, and simulator 'habitat'")
-        names = ("min_rooms", "max_rooms", "room_area", "fullness")
-        given = [name for name in names if getattr(self, name) != getattr(ObjectNavConfig, name)]
-        if given:
-            self.refuse(
-                f"{given[0]} is {getattr(self, given[0])!r}, which is of generated houses; leave it, or dataset, out"
-            )
+        came, default = self._given("min_rooms", "max_rooms", "room_area", "fullness")
+        if came:
+            self.refuse(f"{came}, of generated houses, and dataset is {self.dataset!r}; make {default}, or dataset ''")
 
     def resolved(self) -> ObjectNavConfig:
         """Return the same task with every option of the preset filled in."""
@@ -217,7 +225,10 @@ class ObjectNavConfig(EnvConfig):
 
     def motion(self) -> Motion:
         """Return how agents move."""
-        return Motion(forward=self.forward, turn=self.turn, look=self.look, eye_height=self.eye_height)
+        full = self.resolved()
+        names = "forward turn look sliding eye_height"
+        tilts: dict[str, Any] = {"lowest": full.min_tilt, "highest": full.max_tilt}
+        return Motion(**tilts, **{name: getattr(full, name) for name in names.split()})
 
     def view(self) -> View:
         """Return the camera."""

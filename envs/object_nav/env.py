@@ -9,7 +9,13 @@ Departures, where the papers differ from each other or leave something open:
 - How much of a goal is seen counts over all its instances within the radius, of which there is rarely more than one.
 - A viewpoint is the middle of a cell that lies within the radius of a thing as a whole, with the middle of the thing
   in sight; in scenes of one's own with enough pixels of it (`placements`).
-- Turns are 30 degrees, as ReLIC's text has them; a look goes from 60 degrees below the horizon to 30 above.
+- Turns are 30 degrees, as ReLIC's text has them; what both codes do in effect is 14.3 (`turn`).
+- A look is 30 degrees of the camera, within `min_tilt` and `max_tilt`. The released code turns the point that the
+  camera looks at, about the robot's foot: its 30 degrees are 14 to 16 of the camera (`look`), from 22 below the
+  horizon, where an episode begins, and its limits of 20 and 100 degrees from upright are 8 and 55 below the horizon.
+  The presets `relic` and `memo` have these limits and begin at 8 below; `small` begins level, and goes from 60 below
+  to 30 above.
+- The camera is 1.25 m above the agent's middle (`eye_height`); that of the papers' robot 1.2 m, and 0.25 m ahead of it.
 - An episode begins in the middle of a cell, with a yaw that is a multiple of a turn.
 - The pose tells how far the agent has turned, as Memo's text has it and its code does not, and its pitch.
 
@@ -83,6 +89,7 @@ class ObjectNav(NativeEnv):
     shortest way over the longer of that and the way walked; `distance_to_goal`, metres.
     """
 
+    action_names = ACTIONS
     fused: ClassVar[tuple[str, ...]] = ("advance", "renew", "_noted", "_told", "hidden")  # all but the pictures
 
     def __init__(self, config: ObjectNavConfig, batch: int, seed: int, device: torch.device | str = "cpu") -> None:

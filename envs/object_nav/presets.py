@@ -21,6 +21,10 @@ _RELIC: dict[str, Any] = {
     "min_things": 15,
     "max_things": 30,
     "min_start": 0.0,
+    # In the released code the point that the camera looks at, 1.25 m from the robot's foot, goes from 20 to 100 degrees
+    # from upright. Seen from the camera, 1.2 m high and 0.25 m ahead of the foot, it is 8 to 55 degrees below.
+    "min_tilt": -55.0,
+    "max_tilt": -8.0,
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -33,6 +37,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "min_things": 25,
         "max_things": 40,
         "min_start": 0.5,
+        "min_tilt": -60.0,
+        "max_tilt": 30.0,
     },
     "relic": _RELIC,
     "memo": _RELIC | {"slack": -0.003},

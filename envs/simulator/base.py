@@ -57,6 +57,8 @@ class Motion:
     """How far up an agent can look, degrees."""
     lowest: float = -60.0
     """How far down, degrees."""
+    sliding: bool = True
+    """Whether an agent that meets an obstacle slides along it; it stops there otherwise."""
     eye_height: float = 1.25
     """Of the camera above the feet, metres."""
 
@@ -68,9 +70,10 @@ class Motion:
             raise ValueError(
                 f"motion: turn is {self.turn} and look {self.look}; degrees up to 180 and 90 are expected, above 0"
             )
-        if not -90 <= self.lowest <= 0 <= self.highest <= 90:
+        if not -90 <= self.lowest <= self.highest <= 90:
             raise ValueError(
-                f"motion: looks go from {self.lowest} to {self.highest}; degrees from -90 to 90 around 0 are expected"
+                f"motion: tilts go from {self.lowest} to {self.highest}; degrees from -90 to 90, the lowest first, are "
+                "expected"
             )
         if not self.eye_height > 0:
             raise ValueError(f"motion: eye_height is {self.eye_height}; metres above 0 are expected")
@@ -79,6 +82,12 @@ class Motion:
     def pitches(self) -> tuple[float, float]:
         """The lowest and the highest pitch, radians."""
         return math.radians(self.lowest), math.radians(self.highest)
+
+    @property
+    def level(self) -> float:
+        """The pitch that is nearest to the horizon, radians."""
+        low, high = self.pitches
+        return min(max(0.0, low), high)
 
 
 class Simulator(ABC):
@@ -110,7 +119,7 @@ class Simulator(ABC):
 
     @abstractmethod
     def move(self, agents: Agents, action_B: Tensor) -> tuple[Agents, Tensor]:
-        """Let every agent do something; one that meets an obstacle slides along it.
+        """Let every agent do something; one that meets an obstacle slides along it, or stops there (`Motion.sliding`).
 
         Args:
             agents: where they are.

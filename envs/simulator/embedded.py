@@ -4,7 +4,8 @@ An agent is an upright cylinder whose centre stays in the navigable cells of its
 for its radius: at the edge of one it can be nearer to a wall, by up to half the diagonal of a cell.
 A step is made in pieces shorter than a cell, each first along x and then along z, and what a piece would leave the
 cells by is not done: so an agent slides along a wall by as much of its step as points along it, never cuts a corner,
-and from wherever it gets there is a way to wherever there was one.
+and from wherever it gets there is a way to wherever there was one. Without sliding it stops before the first piece that
+would leave the cells.
 
 `move`, `spawn`, `render` and `geodesic` do not look at their tensors on a CUDA device, and their sizes do not depend
 on what happens, so that a CUDA graph can hold them.
@@ -76,12 +77,15 @@ class Embedded(Floors):
         hit_B = torch.zeros_like(action_B, dtype=torch.bool)
         pieces = max(1, math.ceil(2 * self.motion.forward / self.cell - 1e-6))
         for _ in range(pieces):
-            next_B = x_B + step_x_B / pieces
-            free_B = self._is_free(house_B, next_B, z_B)
-            x_B, hit_B = torch.where(free_B, next_B, x_B), hit_B | ~free_B
-            next_B = z_B + step_z_B / pieces
-            free_B = self._is_free(house_B, x_B, next_B)
-            z_B, hit_B = torch.where(free_B, next_B, z_B), hit_B | ~free_B
+            next_x_B, next_z_B = x_B + step_x_B / pieces, z_B + step_z_B / pieces
+            free_x_B = self._is_free(house_B, next_x_B, z_B)
+            if self.motion.sliding:
+                x_B = torch.where(free_x_B, next_x_B, x_B)
+                free_z_B = self._is_free(house_B, x_B, next_z_B)
+                z_B, hit_B = torch.where(free_z_B, next_z_B, z_B), hit_B | ~(free_x_B & free_z_B)
+            else:
+                hit_B = hit_B | ~(free_x_B & self._is_free(house_B, next_x_B, next_z_B))
+                x_B, z_B = torch.where(hit_B, x_B, next_x_B), torch.where(hit_B, z_B, next_z_B)
         # A free step is exactly a step, whatever the sum of its pieces; rounding may put its end into another cell.
         exact_B = ~hit_B & self._is_free(house_B, full_x_B, full_z_B)
         x_B, z_B = torch.where(exact_B, full_x_B, x_B), torch.where(exact_B, full_z_B, z_B)

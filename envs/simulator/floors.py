@@ -85,7 +85,7 @@ class Floors(Simulator):
         return Agents(house_B, Pose(position_B3, wrapped(yaw_B), pitch_B.clamp(*self.motion.pitches)))
 
     def spawn(self, house_B: Tensor, number_B2: Tensor) -> Agents:
-        """Return agents in the middles of navigable cells, all equally likely, that look ahead.
+        """Return agents in the middles of navigable cells, all equally likely, that look as level as they can.
 
         Args:
             house_B: (B,) int64.
@@ -99,7 +99,7 @@ class Floors(Simulator):
         turns = max(1, int(360 / self.motion.turn))
         yaw_B = (number_B2[:, 1] * turns).floor() * math.radians(self.motion.turn)
         position_B3 = torch.stack([x_B, torch.zeros_like(x_B), z_B], 1).float()
-        return Agents(house_B, Pose(position_B3, wrapped(yaw_B), torch.zeros_like(yaw_B)))
+        return Agents(house_B, Pose(position_B3, wrapped(yaw_B), torch.full_like(yaw_B, self.motion.level)))
 
     def geodesic(self, agents: Agents, field_FC: Tensor, which_B: Tensor) -> Tensor:
         """Return the length of the way to the nearest goal: by the best of the nine cells at and around each agent."""

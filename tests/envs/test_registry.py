@@ -6,6 +6,8 @@ from mnemic.envs.color_cubes import ColorCubesConfig
 from mnemic.envs.endless_tmaze import EndlessTMazeConfig
 from mnemic.envs.from_gymnasium import GymConfig
 
+MEMORY = "MiniGrid-MemoryS7-v0"
+
 
 @pytest.mark.parametrize("name", ENVS)
 def test_every_environment_is_made_by_name_and_back_from_plain_data(name: str) -> None:
@@ -21,6 +23,27 @@ def test_every_environment_is_made_by_name_and_back_from_plain_data(name: str) -
     boxes = space.spaces if isinstance(space, spaces.Dict) else {"obs": space}
     assert {name: part.shape for name, part in parts.items()} == {n: (2, *box.shape) for n, box in boxes.items()}
     assert config.oracle() is not None
+
+
+@pytest.mark.parametrize("name", [*ENVS, "trials:tmaze", f"gym:{MEMORY}", f"trials:gym:{MEMORY}"])
+def test_every_action_of_a_task_of_ours_and_of_minigrid_has_a_name(name: str) -> None:
+    env = make_config(name).build(1, 0)
+    assert len(env.action_names) == len(set(env.action_names)) == env.action_space.n
+    env.close()
+
+
+def test_the_names_of_actions_are_in_the_order_of_their_numbers() -> None:
+    def names(name: str, **options: object) -> tuple[str, ...]:
+        env = make_config(name, **options).build(1, 0)
+        env.close()
+        return env.action_names
+
+    assert names("object-nav") == ("stop", "forward", "left", "right", "up", "down")
+    assert names("color-cubes") == ("up", "down", "left", "right")
+    assert names("color-cubes", interact=True) == ("up", "down", "left", "right", "collect")
+    assert names("trials:tmaze") == names("tmaze") == ("forward", "up", "back", "down")
+    assert names(f"gym:{MEMORY}")[:3] == ("left", "right", "forward")
+    assert names("gym:CartPole-v1") == ()
 
 
 def test_options_are_passed_on() -> None:

@@ -228,6 +228,14 @@ def test_watching_shows_every_step_and_every_ending(tmp_path) -> None:
         write_gif([], tmp_path / "b.gif")
 
 
+def test_an_action_is_told_by_its_name_where_it_has_one() -> None:
+    (named,) = watch(policy_for(TMazeConfig()), TMazeConfig(), episodes=1, max_steps=1)
+    assert named.action in ("forward", "up", "back", "down")
+    assert named.caption.endswith(f"action {named.action}")
+    numbered, _ = watch(policy_for(CountConfig()), CountConfig(), episodes=1, max_steps=1)
+    assert numbered.action in ("0", "1")
+
+
 def test_what_was_passed_in_the_episode_is_there_to_be_drawn(tmp_path, monkeypatch) -> None:
     passed = []
 

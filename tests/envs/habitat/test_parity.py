@@ -18,7 +18,7 @@ from mnemic.envs.houses.export import export
 from mnemic.envs.laws import check_env
 from mnemic.envs.object_nav import ObjectNavConfig
 from mnemic.envs.random import Stream
-from mnemic.envs.simulator import Agents, Embedded, Pose
+from mnemic.envs.simulator import Agents, Embedded, Motion, Pose
 from mnemic.eval.protocol import Played, play_rule
 from mnemic.kernels.ray_cast import View
 
@@ -137,6 +137,27 @@ def test_steps_agree(embedded: Embedded, habitat: Habitat, agents: Agents) -> No
     free_B = ~our_hit_B & ~their_hit_B
     assert apart_B[free_B].max() < 1e-5
     share("ends of steps within 10 cm", apart_B <= 0.1, 0.95)
+
+
+def test_steps_without_sliding_agree(
+    homes: list[House], embedded: Embedded, habitat: Habitat, agents: Agents, tmp_path: Path
+) -> None:
+    """They end where something is met, and those that slide elsewhere."""
+    stops, workers = Motion(sliding=False), Workers(python=PYTHON, gpu=GPU, count=2, open_scenes=10)
+    there = Habitat(homes, view=VIEW, motion=stops, workers=workers, folder=tmp_path)
+    forward_B = torch.ones(POSES, dtype=torch.int64)
+    try:
+        theirs, their_hit_B = there.move(agents, forward_B)
+    finally:
+        there.close()
+    ours, our_hit_B = Embedded(homes, view=VIEW, motion=stops).move(agents, forward_B)
+    apart_B = (ours.pose.position_B3 - theirs.pose.position_B3).norm(dim=1)
+    share("steps that meet something", our_hit_B == their_hit_B, 0.9)
+    share("ends of steps within 10 cm", apart_B <= 0.1, 0.95)
+    slid, _ = habitat.move(agents, forward_B)
+    further_B = (slid.pose.position_B3 - theirs.pose.position_B3).norm(dim=1)
+    assert (further_B > 0.02).sum() > 20
+    assert not (further_B > 1e-5)[~their_hit_B].any()
 
 
 def test_a_killed_worker_comes_back_with_the_same_pictures(habitat: Habitat, agents: Agents) -> None:

@@ -228,7 +228,14 @@ def test_options_that_do_not_fit_are_refused(config: ObjectNavConfig) -> None:
         ({"dataset": ""}, r"placements is '.*', and dataset is empty; name the dataset too"),
         ({"placements": ""}, r"placements is '' and simulator is 'habitat'; a dataset needs an episode file"),
         ({"simulator": "embedded", "habitat_python": ""}, r"simulator is 'embedded'; a dataset needs"),
-        ({"min_rooms": 4}, r"min_rooms is 4, which is of generated houses"),
+        (
+            {"max_rooms": 3},
+            r"max_rooms is 3, of generated houses, and dataset is '.*'; make max_rooms 8, or dataset ''$",
+        ),
+        (
+            {"min_rooms": 4, "fullness": 0.5},
+            r"min_rooms is 4, fullness is 0.5, of .*; make min_rooms 3, fullness 1.0, or",
+        ),
     ):
         with pytest.raises(ValueError, match=words):
             replace(config, **options)

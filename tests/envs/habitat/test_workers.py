@@ -16,7 +16,7 @@ import torch
 
 from mnemic.envs.habitat import Habitat, Workers
 from mnemic.envs.houses import House, HouseConfig, generate
-from mnemic.envs.simulator import Agents, Pose
+from mnemic.envs.simulator import Agents, Motion, Pose
 from mnemic.kernels.ray_cast import View
 
 VIEW = View(6, 8)
@@ -88,6 +88,21 @@ def test_steps_are_those_of_the_worker_and_turns_those_of_the_embedded_simulator
     assert torch.equal(after.pose.position_B3[1:3], agents.pose.position_B3[1:3])
     assert math.degrees(after.pose.yaw_B[1]) == pytest.approx(30)
     assert math.degrees(after.pose.pitch_B[2]) == pytest.approx(math.degrees(0.02) - 30, abs=1e-4)
+
+
+def test_without_sliding_steps_are_those_of_the_worker_that_do_not_slide(
+    homes: list[House], python: str, folder: Path, orders: Path
+) -> None:
+    workers = Workers(python=python, count=1, timeout=20)
+    sim = Habitat(homes, view=VIEW, motion=Motion(sliding=False), workers=workers, folder=folder)
+    agents = agents_in([0, 1])
+    agents.pose.position_B3[1, 0] = 1.9
+    agents.pose.yaw_B[1] = -math.pi / 2
+    after, hit_B = sim.move(agents, torch.tensor([1, 1]))
+    sim.close()
+    assert hit_B.tolist() == [False, True]
+    torch.testing.assert_close(after.pose.position_B3[0], torch.tensor([0.001, 0.0, -0.25]), atol=0.1, rtol=0)
+    torch.testing.assert_close(after.pose.position_B3[1], agents.pose.position_B3[1])
 
 
 def test_agents_stay_with_their_worker_while_they_stay_in_their_house(sim: Habitat) -> None:

@@ -24,6 +24,9 @@ CONFIGS = [
         trial_steps=14,
         sensors="depth,mask",
         pose="trial",
+        sliding=False,
+        min_tilt=-45,
+        max_tilt=-5,
     ),
 ]
 LOOKS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "item")

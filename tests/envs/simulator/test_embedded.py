@@ -113,6 +113,24 @@ def test_along_a_wall_an_agent_slides_by_what_points_along_it(homes: list[House]
     assert agents.pose.position_B3[0, 2].item() == pytest.approx(2.0, abs=1e-6)
 
 
+def test_without_sliding_an_agent_stops_at_what_it_meets(homes: list[House]) -> None:
+    """Nothing beyond x = 2, 0.105 m away; a step is made in five pieces of 0.05 m."""
+    free_IJ = np.ones((40, 40), dtype=bool)
+    free_IJ[:, 20:] = False
+    sim = Embedded([floor(homes[0], free_IJ)], DEVICE, motion=Motion(sliding=False))
+    for degrees, pieces in ((-90, 2), (-60, 2), (-30, 4), (0, 5)):
+        start = stand(sim, 1.895, 2.0, degrees)
+        agents, hit = act(sim, start, FORWARD)
+        assert hit == (pieces < 5)
+        length, yaw = 0.05 * pieces, math.radians(degrees)
+        want = [1.895 - length * math.sin(yaw), 0.0, 2.0 - length * math.cos(yaw)]
+        assert agents.pose.position_B3[0].tolist() == pytest.approx(want, abs=1e-5)
+        again, _ = act(sim, agents, FORWARD)
+        assert (again.pose.position_B3[0, 0] < 2.0).item()
+        if hit:
+            assert torch.equal(again.pose.position_B3, agents.pose.position_B3)
+
+
 def test_no_step_goes_through_a_wall_of_one_cell_or_between_two_corners(homes: list[House]) -> None:
     thin_IJ = np.ones((40, 40), dtype=bool)
     thin_IJ[:, 20] = False
@@ -304,7 +322,7 @@ def test_bad_input_is_refused(homes: list[House]) -> None:
     for options, words in (
         ({"forward": 0}, "forward is 0"),
         ({"turn": 270.0}, "turn is 270"),
-        ({"lowest": 10.0}, "looks go from 10"),
+        ({"lowest": 40.0}, "tilts go from 40"),
         ({"eye_height": 0.0}, "eye_height is 0"),
     ):
         with pytest.raises(ValueError, match=words):

@@ -83,6 +83,9 @@ class PathFinder:
     def try_step(self, start, end):
         return [min(end[0], 2.0), 0.07, end[2]]
 
+    def try_step_no_sliding(self, start, end):
+        return start if end[0] > 2.0 else self.try_step(start, end)
+
     def seed(self, number):
         pass
 
