@@ -100,6 +100,7 @@ def test_what_is_compiled_is_what_is_written(config: ObjectNavConfig, monkeypatc
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("config", CONFIGS, ids=["rgb", "near", "mask"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own parts
 def test_what_a_gpu_compiles_is_what_is_written(config: ObjectNavConfig) -> None:
     """Step by step from the same states: flags and numbers of things are equal, lengths to their last digits."""
     written, compiled = config.build(64, 0, "cuda"), config.build(64, 0, "cuda")
@@ -109,7 +110,9 @@ def test_what_a_gpu_compiles_is_what_is_written(config: ObjectNavConfig) -> None
         here, there = written.move(state, action_B), compiled.move(state, action_B)
         for hidden, again in zip(written.hidden(*here).values(), compiled.hidden(*here).values(), strict=True):
             assert all(torch.equal(one, other) for one, other in zip(*map(parts, (hidden, again)), strict=True))
-        for one, other in zip(*(laws.tensors(part).values() for part in (here, there)), strict=True):
+        for (name, one), other in zip(laws.tensors(here).items(), laws.tensors(there).values(), strict=True):
+            if name.endswith(("yaw_B", "heading_B")):  # half a turn to the left is half a turn to the right
+                one, other = (torch.stack([angle_B.cos(), angle_B.sin()]) for angle_B in (one, other))
             torch.testing.assert_close(other, one, atol=1e-5, rtol=1e-5)
         state = here[0]
 
