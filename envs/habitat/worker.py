@@ -15,6 +15,7 @@ Source: habitat-sim 0.3.3, src_python/habitat_sim: simulator.py, sensors/sensor_
 from __future__ import annotations
 
 import fcntl
+import glob
 import importlib.util
 import json
 import mmap
@@ -29,6 +30,7 @@ from typing import Any
 import numpy as np
 
 ALIGNED = 64
+WHOLE = "is it whole? git lfs pull fetches what git-lfs left out"
 
 
 class Block:
@@ -102,6 +104,7 @@ class Server:
         import magnum
 
         self.setup, self.file, self._magnum, self._scene = setup, file, magnum, _beside("scene")
+        self._bare = self._of_stages()
         if setup["home"]:
             os.chdir(setup["home"])
         first = habitat_sim.SimulatorConfiguration()
@@ -122,10 +125,26 @@ class Server:
         self._owner = habitat_sim.Simulator(habitat_sim.Configuration(first, [agent], self.shared))
         self.rows(setup["rows"])
 
+    def _of_stages(self) -> bool:
+        """Return whether the dataset is one of bare stages: whether its configuration says of no scene instances."""
+        dataset = self.setup["dataset"]
+        try:
+            with open(dataset, encoding="utf-8") as file:
+                told = json.load(file)
+        except (OSError, ValueError) as error:
+            raise RuntimeError(f"dataset {dataset} is no JSON ({error}); {WHOLE}") from None
+        if not isinstance(told, dict):
+            raise RuntimeError(
+                f"dataset {dataset} is no JSON object but {told!r:.40}; name a *.scene_dataset_config.json"
+            )
+        instances = told.get("scene_instances") or {}
+        return not (instances.get("paths") or instances.get("configs"))
+
     def _known(self, name: str) -> str:
         """Return what Habitat opens a scene by: a scene instance or, in datasets without these, a stage.
 
-        Without this check Habitat takes the next best name, or dies of a stage whose file is missing.
+        Without this check Habitat takes the next best name, or dies of a stage whose file is missing. What it cannot
+        read it leaves out.
         """
         dataset, stages = self.setup["dataset"], self.shared.stage_template_manager
         scenes = {self._scene.stem(handle): handle for handle in self.shared.get_scene_handles()}
@@ -133,17 +152,22 @@ class Server:
             self._files[name] = scenes[name]
             if not os.path.isfile(scenes[name]):
                 return name
-            with open(scenes[name], encoding="utf-8") as file:
-                stage = json.load(file)["stage_instance"]["template_name"]
-            if not stages.get_template_handles(stage):
+            with open(scenes[name], encoding="utf-8") as opened:
+                stage = json.load(opened).get("stage_instance", {}).get("template_name")
+            if not stage or not stages.get_template_handles(stage):
                 raise RuntimeError(
                     f"scene {name!r} of {dataset} needs the stage {stage!r}, whose files are not all there"
                 )
             return name
-        bare: dict[str, str] = {self._scene.stem(handle): handle for handle in stages.get_template_handles("")}
+        bare: dict[str, str] = {}
+        if self._bare:
+            bare = {self._scene.stem(handle): handle for handle in stages.get_template_handles("")}
         if name in bare:
             self._files[bare[name]] = bare[name]
             return bare[name]
+        pattern = glob.escape(os.path.dirname(dataset)) + f"/**/{glob.escape(name)}.scene_instance.json"
+        if unread := next(glob.iglob(pattern, recursive=True), None):
+            raise RuntimeError(f"scene {name!r} of {dataset} is not read, though there is {unread}; {WHOLE}")
         known = sorted(scenes or bare)
         some = ", ".join(known[:5]) + (", .." if len(known) > 5 else "")
         other = "; the episode file may be for another revision of it" if self.setup["things"] else ""
@@ -249,7 +273,10 @@ def _beside(name: str) -> Any:
 
 
 def _words(error: Exception) -> str:
-    return str(error) if isinstance(error, RuntimeError) else f"{type(error).__name__}: {error}"
+    words = str(error)
+    if "Error loading general mesh data" in words:
+        return f"{words[words.index('Error') :]}; a file of the dataset is missing or not whole: git lfs pull"
+    return words if isinstance(error, RuntimeError) else f"{type(error).__name__}: {words}"
 
 
 def main(control: int, file: int, lifeline: int) -> None:

@@ -49,7 +49,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("flat_001", "flat_002"):
         scene = {"stage_instance": {"template_name": "stages/flat"}}
         (tmp_path / "scenes" / f"{name}.scene_instance.json").write_text(json.dumps(scene))
-    (tmp_path / "own.scene_dataset_config.json").write_text("{}")
+    (tmp_path / "own.scene_dataset_config.json").write_text('{"scene_instances": {"paths": {".json": ["scenes"]}}}')
     for name in ("025_mug", "013_apple", "077_rubiks_cube"):
         (tmp_path / "objects" / f"{name}.object_config.json").write_text("{}")
     write(tmp_path, "train", ["flat_001", "flat_002"])
@@ -221,6 +221,43 @@ def test_what_is_missing_is_named_in_a_line_and_nothing_runs_on(
         assert step.reward.isfinite().all()
     env.close()
     assert children.read_text() == before
+
+
+def test_no_stage_takes_the_place_of_a_scene_that_is_missing_or_broken(config: ObjectNavConfig, folder: Path) -> None:
+    """Unless the dataset is one of stages, as HM3D is."""
+    (folder / "stages").mkdir()
+    for name in ("flat_001", "flat_002"):
+        (folder / "stages" / f"{name}.stage_config.json").write_text("{}")
+    scene, dataset = folder / "scenes" / "flat_002.scene_instance.json", Path(config.dataset)
+    scene.write_text("{")
+    with pytest.raises(
+        ValueError, match=rf"'flat_002' of {dataset} is not read, though there is {scene}; is it whole\?"
+    ):
+        config.build(1, 0)
+    scene.unlink()
+    with pytest.raises(ValueError, match=r"has no scene 'flat_002'; it has 1: flat_001; the episode file may be for"):
+        config.build(1, 0)
+    (folder / "scenes" / "flat_001.scene_instance.json").unlink()
+    with pytest.raises(ValueError, match=r"has no scene 'flat_001'; it has 0: none"):
+        config.build(1, 0)
+    dataset.write_text('{"stages": {"paths": {".json": ["stages"]}}, "scene_instances": {"default_attributes": {}}}')
+    env = config.build(1, 0)
+    env.close()
+    assert env.simulator.scenes == ("flat_001", "flat_002")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "is no JSON .*line 1 column 2.*; is it whole"),
+        ("[1]", r"is no JSON object but \[1\]; name a \*\.scene_data"),
+    ],
+)
+def test_what_is_no_dataset_is_named_in_a_line(config: ObjectNavConfig, content: str, words: str) -> None:
+    Path(config.dataset).write_text(content)
+    with pytest.raises(ValueError, match=f"dataset {config.dataset} {words}") as refused:
+        config.build(1, 0)
+    assert "\n" not in str(refused.value)
 
 
 def test_options_that_do_not_fit_are_refused(config: ObjectNavConfig) -> None:

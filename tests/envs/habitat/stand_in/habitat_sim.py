@@ -5,6 +5,7 @@ a column of the semantic picture each, from the left, if they are within 45 degr
 and not below the floor.
 """
 
+import json
 import math
 import os
 import time
@@ -43,18 +44,21 @@ class MetadataMediator:
     objects = []  # noqa: RUF012 - never changed in place
 
     def __init__(self, simulator):
-        scenes = os.path.join(os.path.dirname(simulator.scene_dataset_config_file), "scenes")
-        self.handles = [os.path.join(scenes, name) for name in sorted(os.listdir(scenes))]
+        self.folder = os.path.dirname(simulator.scene_dataset_config_file)
         if simulator.gpu_device_id == 7:
             os.write(2, b"WindowlessContext: Unable to create windowless context\n")
             os.abort()
 
     def get_scene_handles(self):
-        return self.handles
+        return [path for path in self.files("scenes") if is_json(path)]
 
     @property
     def stage_template_manager(self):
-        return SimpleNamespace(get_template_handles=lambda name: [name] if name else [])
+        return SimpleNamespace(get_template_handles=lambda name: [name] if name else self.files("stages"))
+
+    def files(self, folder):
+        folder = os.path.join(self.folder, folder)
+        return [os.path.join(folder, name) for name in sorted(os.listdir(folder))] if os.path.isdir(folder) else []
 
     @property
     def object_template_manager(self):
@@ -63,6 +67,14 @@ class MetadataMediator:
     def load(self, folder):
         if os.path.isdir(folder):
             self.objects = self.objects + [os.path.join(folder, name) for name in sorted(os.listdir(folder))]
+
+
+def is_json(path):
+    try:
+        with open(path) as file:
+            return bool(json.load(file))
+    except ValueError:
+        return False
 
 
 metadata = SimpleNamespace(MetadataMediator=MetadataMediator)
@@ -119,7 +131,7 @@ class Target:
         view[0] = self.node.rotation.parts[1][0]  # the lowest line: pitch
 
     def read_frame_object_id(self, view):
-        view[:] = int(self.name[-3:])
+        view[:] = int(os.path.basename(self.name).split(".")[0][-3:])
         if not self.things:
             return
         view[:] = 0
