@@ -48,9 +48,9 @@ class Workers:
     gpu: int = 0
     """The number of the GPU that draws, as CUDA counts; -1: what OpenGL finds, and so Mesa where there is no GPU."""
     open_scenes: int = 8
-    """How many scenes a worker keeps open, if agents are not in more at once."""
+    """How many scenes a worker keeps open; all that agents are in at once stay open, if they are more."""
     timeout: float = 120.0
-    """Seconds after which a worker that does not answer is taken to hang."""
+    """Seconds after which a worker that does not answer is taken to hang; each scene that it opens has as many."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense."""

@@ -4,7 +4,8 @@ This file is run by an interpreter that has habitat-sim, of any version from Pyt
 imports nothing but the standard library, NumPy and, where it is run, habitat-sim with the Magnum that belongs to it;
 and so does `scene.py` beside it, with which it opens scenes.
 
-Requests and answers are lines of JSON on a socket; poses, pictures and steps lie in memory that both processes map.
+Requests and answers are lines of JSON on a socket; for each scene that is opened, a line that says so comes before the
+answer. Poses, pictures and steps lie in memory that both processes map.
 A worker keeps no agents: a pose comes with every request, so that nothing is lost with a worker but time.
 
 Shapes: N rows, one per agent of a request, I rows and J columns of pixels.
@@ -25,6 +26,7 @@ import signal
 import socket
 import sys
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -97,12 +99,14 @@ class Server:
             `open` (how many scenes stay open), `level` (feet stay at the height where they are), `rows`, `things` (of
             each scene, by name and transformation; or nothing) and `folders` (of their configurations); metres.
         file: a descriptor of the memory that is shared.
+        opened: is called for each scene that has been opened.
     """
 
-    def __init__(self, setup: dict[str, Any], file: int) -> None:
+    def __init__(self, setup: dict[str, Any], file: int, opened: Callable[[], None]) -> None:
         import habitat_sim
         import magnum
 
+        self._opened = opened
         self.setup, self.file, self._magnum, self._scene = setup, file, magnum, _beside("scene")
         self._bare = self._of_stages()
         if setup["home"]:
@@ -219,6 +223,7 @@ class Server:
                     break
                 self.scenes.pop(other).sim.close()
             self.scenes[name] = self._scene.Scene(self.setup, name, self.shared)
+            self._opened()
         self.scenes.move_to_end(name)
         return self.scenes[name]
 
@@ -290,7 +295,7 @@ def main(control: int, file: int, lifeline: int) -> None:
 
     setup = lines.readline()
     try:
-        server = Server(json.loads(setup), file)
+        server = Server(json.loads(setup), file, lambda: answer(opened=True))
     except Exception as error:
         answer(error=_words(error), missing=isinstance(error, ImportError))
         os._exit(1)
