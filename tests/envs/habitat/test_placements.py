@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from mnemic.envs.habitat import read_episodes
+from mnemic.envs.habitat import Habitat, read_episodes
 from mnemic.envs.houses import KINDS
 from mnemic.envs.laws import check_env
 from mnemic.envs.object_nav import ObjectNavConfig, placements
@@ -161,6 +161,18 @@ def test_houses_are_counted_in_the_order_of_the_file(config: ObjectNavConfig, fo
     assert env.simulator.scenes == ("flat_001", "flat_002")
     with pytest.raises(ValueError, match=r"first_house is 4, and .*train\.json\.gz has 4 placements, from 0"):
         replace(config, first_house=4).build(2, 0)
+
+
+def test_the_workers_of_a_dataset_draw_on_the_gpu_of_their_rank(
+    config: ObjectNavConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_dataset = Habitat.of_dataset
+    monkeypatch.setattr(
+        Habitat, "of_dataset", lambda dataset, scenes, device, **more: of_dataset(dataset, scenes, "cpu", **more)
+    )
+    _, sim = placements.open_placements(config, ("semantic",), torch.device("cuda:1"))
+    sim.close()
+    assert [worker.setup["gpu"] for worker in sim._pool.workers] == [1, 1]
 
 
 def test_validation_takes_its_own_file_or_the_same(config: ObjectNavConfig, folder: Path) -> None:

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from mnemic.cli.main import main
+from mnemic.envs.habitat import Habitat
+from mnemic.envs.houses import HouseConfig, generate
 from mnemic.envs.laws import check_env
-from mnemic.envs.object_nav import ObjectNavConfig
+from mnemic.envs.object_nav import ObjectNavConfig, world
 from mnemic.envs.object_nav.env import HabitatObjectNav
 from mnemic.eval.protocol import play_rule
 
@@ -126,6 +128,22 @@ def test_every_environment_has_workers_of_its_own_and_ends_them(config: ObjectNa
     assert ours.on_device
     assert not other.on_device
     assert "lost" not in ours.step(ours.reset()[0], torch.tensor([FORWARD, FORWARD]))[1].info
+
+
+@pytest.mark.parametrize(
+    ("device", "given", "told"),
+    [("cpu", 0, 0), ("cpu", 2, 2), ("cuda:3", 0, 3), ("cuda:3", 2, 2), ("cuda:3", -1, -1), ("cuda", 0, 1)],
+)
+def test_workers_draw_on_the_gpu_of_their_rank_unless_another_is_named(
+    config: ObjectNavConfig, monkeypatch: pytest.MonkeyPatch, device: str, given: int, told: int
+) -> None:
+    """What the workers are told; the tensors stay where there is no GPU."""
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(world, "Habitat", lambda houses, device, **more: Habitat(houses, "cpu", **more))
+    homes = [generate(seed, HouseConfig(max_rooms=3)) for seed in range(2)]
+    sim = world.make_simulator(homes, replace(config, habitat_gpu=given), torch.device(device))
+    sim.close()
+    assert [worker.setup["gpu"] for worker in sim._pool.workers] == [told, told]
 
 
 def test_options_that_do_not_fit_are_refused_in_one_line(config: ObjectNavConfig) -> None:
