@@ -107,9 +107,30 @@ def test_files_are_read(folder: Path) -> None:
         (b"\x1f\x8bbroken", "is no JSON, compressed or not"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "is a pointer of git-lfs; fetch it"),
         (b"[]", "has no 'episodes'"),
-        (b'{"episodes": [{"scene_id": "a"}]}', "episode 0 of .* cannot be read: no 'rigid_objs'"),
-        (b'{"episodes": [{"scene_id": 3, "rigid_objs": []}]}', "episode 0 of .* cannot be read"),
+        (
+            b'{"episodes": ["a"]}',
+            "episode 0 of .* cannot be read: it is 'a'; an object with scene_id and rigid_objs is",
+        ),
+        (b'{"episodes": [{"rigid_objs": []}]}', "its scene_id is None; the name or the path of a scene is expected"),
+        (b'{"episodes": [{"scene_id": 5, "rigid_objs": []}]}', "its scene_id is 5; the name or the path of a scene is"),
+        (b'{"episodes": [{"scene_id": "a"}]}', "its rigid_objs are None; a list of pairs is expected"),
+        (b'{"episodes": [{"scene_id": "a", "rigid_objs": {"b": 1}}]}', "its rigid_objs are {'b': 1}; a list of pairs"),
+        (b'{"episodes": [{"scene_id": "a", "rigid_objs": [["b"]]}]}', r"a thing is \['b'\]; a pair of a name and a"),
+        (b'{"episodes": [{"scene_id": "a", "rigid_objs": ["bc"]}]}', "a thing is 'bc'; a pair of a name and a matrix"),
+        (b'{"episodes": [{"scene_id": "a", "rigid_objs": [[1, []]]}]}', r"a thing is \[1, \[\]\]; a pair of a name"),
         (b'{"episodes": [{"scene_id": "a", "rigid_objs": [["b", [[1, 2], [3, 4]]]]}]}', "of 'b' is not 4 x 4 numbers"),
+        (
+            b'{"episodes": [{"scene_id": "a", "rigid_objs": [["b", [[1], [3, 4]]]]}]}',
+            "of 'b' is not 4 x 4 numbers, row",
+        ),
+        (
+            b'{"episodes": [{"scene_id": "a", "rigid_objs": [["b", null]]}]}',
+            "is not 4 x 4 numbers, row by row, but None",
+        ),
+        (
+            b'{"episodes": [{"scene_id": "a", "rigid_objs": [], "additional_obj_config_paths": "x"}]}',
+            "its additional_obj_config_paths are 'x'; a list of folders is expected",
+        ),
     ],
 )
 def test_what_is_no_episode_file_is_refused_in_a_line(tmp_path: Path, data: bytes | None, words: str) -> None:
