@@ -107,12 +107,12 @@ class Worker:
             said = self.said()
             if any(word in said for word in ("EGL", "WindowlessContext", "OpenGL", "libGL")):
                 raise ValueError(
-                    f"habitat: no OpenGL on GPU {self.setup['gpu']} ({_last(said)}); install the driver's EGL "
+                    f"habitat: no OpenGL on GPU {self.setup['gpu']} ({last_line(said)}); install the driver's EGL "
                     "libraries, or draw without a GPU: --env.habitat-gpu -1 (in Python, gpu=-1), with Mesa "
                     "(Debian: libegl1 libgl1-mesa-dri)"
                 ) from None
             if died.by_itself:
-                raise ValueError(f"habitat: {self.python} {died} ({_last(said)}); {INSTALL}") from None
+                raise ValueError(f"habitat: {self.python} {died} ({last_line(said)}); {INSTALL}") from None
             raise
         self._is_ready = True
 
@@ -214,7 +214,9 @@ class Pool:
                 try:
                     each.ready()
                 except Died as died:
-                    raise ValueError(f"habitat: worker {number} {died}, when it began: {_last(each.said())}") from None
+                    raise ValueError(
+                        f"habitat: worker {number} {died}, when it began: {last_line(each.said())}"
+                    ) from None
         except BaseException:
             self.close()
             raise
@@ -288,7 +290,7 @@ class Pool:
 
     def _replace(self, number: int, died: str, attempt: int) -> None:
         it = self.workers[number]
-        said = _last(it.said())
+        said = last_line(it.said())
         self.restarts += 1
         if attempt == TRIES:
             self.close()
@@ -332,7 +334,7 @@ def _outcome(code: int | None) -> str:
     return f"signal {signal.Signals(-code).name}"
 
 
-def _last(said: str) -> str:
+def last_line(said: str) -> str:
     """Return the last line that says something; that there is no light from the surroundings is meant to be so."""
     lines = [line.strip() for line in said.splitlines() if line.strip() and "IBL" not in line and "of none" not in line]
     return lines[-1][:300] if lines else "it said nothing"

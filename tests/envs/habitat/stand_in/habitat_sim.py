@@ -36,7 +36,7 @@ agent = SimpleNamespace(AgentConfiguration=AgentConfiguration)
 gfx = SimpleNamespace(Renderer=SimpleNamespace(Flags=SimpleNamespace(VISUALIZE_TEXTURE=4)))
 
 
-def Configuration(simulator, agents, shared):
+def Configuration(simulator, agents, shared=None):
     return SimpleNamespace(simulator=simulator, agents=agents)
 
 
@@ -168,6 +168,13 @@ class Simulator:
         node.subtree_sensors = {s.uuid: SimpleNamespace(render_target=Target(node, name, self.things)) for s in sensors}
         self.node, self.pathfinder = node, PathFinder()
         self.renderer = SimpleNamespace(draw=self.draw, bind_render_target=lambda sensor, flag: None)
+
+    def initialize_agent(self, number):
+        pass
+
+    def step(self, action):
+        assert action in ("move_forward", "turn_left", "turn_right")
+        time.sleep(0.001)
 
     def get_agent(self, number):
         return SimpleNamespace(scene_node=self.node)
