@@ -354,7 +354,8 @@ class Habitat(Floors):
         house_B = agents.house_B.cpu().numpy()
         position_B3, yaw_B, pitch_B = (part.cpu().numpy() for part in agents.pose)
         columns = {"scene": self._number_H[house_B], "position": position_B3, "yaw": yaw_B, "pitch": pitch_B} | more
-        worker_N = self._share(house_B)[row_N]
+        home_B = self._share(house_B)
+        worker_N = home_B[row_N]
         rows = {number: row_N[worker_N == number] for number in np.unique(worker_N).tolist()}
         _, restarted = self._pool.ask(
             {
@@ -366,7 +367,7 @@ class Habitat(Floors):
             }
         )
         for number in restarted:
-            self._of(len(house_B)).lost_B[rows[number]] = True
+            self._of(len(house_B)).lost_B |= home_B == number  # also of those that it was not asked about
         return [(mine, self._pool.workers[number].block.arrays) for number, mine in rows.items()]
 
     def _of(self, batch: int) -> _Shared:

@@ -17,7 +17,7 @@ from mnemic.envs.object_nav import ObjectNavConfig, world
 from mnemic.envs.object_nav.env import HabitatObjectNav
 from mnemic.eval.protocol import play_rule
 
-STOP, FORWARD = 0, 1
+STOP, FORWARD, LEFT = 0, 1, 2
 EASY = {"houses": 3, "max_rooms": 3, "size": 8, "episode_steps": 20, "trial_steps": 50}
 
 
@@ -79,6 +79,17 @@ def test_an_episode_whose_worker_is_killed_is_truncated_and_its_trial_goes_on(
     assert "restart 1 in all" in message
     _, step = act(env, state, FORWARD)
     assert not step.truncated.any()
+
+
+def test_all_episodes_of_a_killed_worker_are_lost_whatever_their_agents_did(env: HabitatObjectNav) -> None:
+    """One that turns is not asked about while others move."""
+    state, _ = env.reset()
+    lost_B = torch.from_numpy(env.simulator._share(state.task.agents.house_B.numpy()) == 0)
+    action_B = torch.where(lost_B.cumsum(0) == 1, FORWARD, LEFT)
+    assert set(action_B[lost_B].tolist()) == {FORWARD, LEFT}
+    os.kill(env.simulator.processes[0], signal.SIGKILL)
+    _, step = env.step(state, action_B)
+    assert torch.equal(step.truncated, lost_B)
 
 
 def test_a_loss_while_drawing_is_noticed_in_the_next_step(env: HabitatObjectNav, orders: Path) -> None:
