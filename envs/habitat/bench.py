@@ -10,7 +10,10 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -22,6 +25,7 @@ from ..random import Stream
 from ..simulator.base import SENSORS
 from . import plain
 from .cache import exported
+from .pool import last_line
 from .simulator import Habitat, Workers
 
 
@@ -39,30 +43,30 @@ def plain_speed(workers: Workers, sensors: tuple[str, ...], size: int, seconds: 
         "seconds": seconds,
     }
     command = [workers.python or sys.executable, str(Path(plain.__file__))]
-    loops = [
-        subprocess.Popen(
-            [*command, json.dumps(setup | {"seed": seed})],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        for seed in range(workers.count)
-    ]
-    try:
-        for loop in loops:
-            while loop.stdout and (line := loop.stdout.readline()).strip() != "ready":
-                if not line:
-                    raise ValueError(f"habitat: {command[0]} cannot run plain habitat-sim on GPU {workers.gpu}")
+    with ExitStack() as stack:
+        loops, logs = [], []
+        for seed in range(workers.count):
+            log = stack.enter_context(tempfile.TemporaryFile("w+"))
+            words, pipe = [*command, json.dumps(setup | {"seed": seed})], subprocess.PIPE
+            loop = stack.enter_context(subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=log, text=True))
+            stack.callback(loop.kill)
+            loops.append(loop)
+            logs.append(log)
+
+        def after(word: str, number: int) -> str:
+            for line in loops[number].stdout or ():
+                if line.startswith(word):
+                    return line.removeprefix(word)
+            logs[number].seek(0)
+            raise ValueError(f"habitat: {command[0]} cannot run plain habitat-sim: {last_line(logs[number].read())}")
+
+        for number in range(workers.count):
+            after(plain.READY, number)
         for loop in loops:
             if loop.stdin:
                 loop.stdin.write("\n")
                 loop.stdin.flush()
-        return sum(float(loop.stdout.readlines()[-1]) for loop in loops if loop.stdout)
-    finally:
-        for loop in loops:
-            loop.kill()
-            loop.communicate()
+        return sum(float(after(plain.SPEED, number)) for number in range(workers.count))
 
 
 def worker_speed(workers: Workers, sensors: tuple[str, ...], size: int, seconds: float, agents: int) -> float:
@@ -85,8 +89,19 @@ def worker_speed(workers: Workers, sensors: tuple[str, ...], size: int, seconds:
         sim.close()
 
 
-def main() -> None:
+def measure(workers: Workers, sensors: tuple[str, ...], size: int, seconds: float) -> None:
     """Measure both by turns and print their frames per second."""
+    for turn in range(3):
+        # The workers first: they say what is wrong with what they are given.
+        speeds = {agents: worker_speed(workers, sensors, size, seconds, agents) for agents in (1, 8, 32)}
+        base = plain_speed(workers, sensors, size, seconds)
+        print(f"turn {turn}: plain habitat-sim {base:,.0f} frames/s in {workers.count} processes", flush=True)
+        for agents, speed in speeds.items():
+            print(f"turn {turn}: workers of {agents} agents {speed:,.0f} frames/s, {speed / base:.2f} x", flush=True)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Return the exit code: 0, or 2 for a mistake, after one line about it."""
     parser = argparse.ArgumentParser(description="frames per second of the workers beside plain habitat-sim")
     parser.add_argument("--python", help="the interpreter that has habitat-sim; this one if left out")
     parser.add_argument("--gpu", type=int, default=0, help="the number of a GPU, -1 for none")
@@ -94,16 +109,17 @@ def main() -> None:
     parser.add_argument("--sensors", default="rgb,depth", help=f"of {', '.join(SENSORS)}")
     parser.add_argument("--size", type=int, default=64, help="pixels along a side")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
-    options = parser.parse_args()
-    workers = Workers(python=options.python, gpu=options.gpu, count=options.workers)
-    sensors = tuple(options.sensors.split(","))
-    for turn in range(3):
-        base = plain_speed(workers, sensors, options.size, options.seconds)
-        print(f"turn {turn}: plain habitat-sim {base:,.0f} frames/s in {options.workers} processes", flush=True)
-        for agents in (1, 8, 32):
-            speed = worker_speed(workers, sensors, options.size, options.seconds, agents)
-            print(f"turn {turn}: workers of {agents} agents {speed:,.0f} frames/s, {speed / base:.2f} x", flush=True)
+    options = parser.parse_args(words)
+    try:
+        if not options.seconds > 0:
+            raise ValueError(f"--seconds is {options.seconds:g}; a number above 0 is expected")
+        workers = Workers(python=options.python, gpu=options.gpu, count=options.workers)
+        measure(workers, tuple(options.sensors.split(",")), options.size, options.seconds)
+    except (ValueError, RuntimeError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -80,18 +80,32 @@ def read_episodes(path: str | Path) -> list[Placement]:
     for number, episode in enumerate(episodes):
         try:
             found.append(_placement(episode))
-        except (KeyError, TypeError, ValueError) as error:
-            why = f"no {error}" if isinstance(error, KeyError) else str(error)
-            raise ValueError(f"habitat: episode {number} of {file} cannot be read: {why}") from None
+        except ValueError as error:
+            raise ValueError(f"habitat: episode {number} of {file} cannot be read: {error}") from None
     return found
 
 
-def _placement(episode: dict[str, Any]) -> Placement:
-    things = []
-    for name, rows in episode["rigid_objs"]:
-        matrix = np.array(rows, dtype=np.float64)
-        if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
-            raise ValueError(f"the transformation of {name!r} is not 4 x 4 numbers")
-        things.append(Thing(stem(name), tuple(map(tuple, matrix.tolist()))))
-    folders = episode.get("additional_obj_config_paths") or ()
-    return Placement(stem(episode["scene_id"]), tuple(things), tuple(map(str, folders)))
+def _placement(episode: Any) -> Placement:
+    if not isinstance(episode, dict):
+        raise ValueError(f"it is {episode!r:.60}; an object with scene_id and rigid_objs is expected")
+    scene, pairs = episode.get("scene_id"), episode.get("rigid_objs")
+    if not isinstance(scene, str) or not scene:
+        raise ValueError(f"its scene_id is {scene!r:.60}; the name or the path of a scene is expected")
+    if not isinstance(pairs, list):
+        raise ValueError(f"its rigid_objs are {pairs!r:.60}; a list of pairs is expected, of a name and a matrix")
+    folders = episode.get("additional_obj_config_paths") or []
+    if not isinstance(folders, list) or not all(isinstance(folder, str) for folder in folders):
+        raise ValueError(f"its additional_obj_config_paths are {folders!r:.60}; a list of folders is expected")
+    return Placement(stem(scene), tuple(map(_thing, pairs)), tuple(folders))
+
+
+def _thing(pair: Any) -> Thing:
+    if not isinstance(pair, list) or len(pair) != 2 or not isinstance(pair[0], str):
+        raise ValueError(f"a thing is {pair!r:.60}; a pair of a name and a matrix of 4 x 4 is expected")
+    try:
+        matrix = np.array(pair[1], dtype=np.float64)
+    except (TypeError, ValueError):
+        matrix = np.zeros(0)
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
+        raise ValueError(f"the transformation of {pair[0]!r} is not 4 x 4 numbers, row by row, but {pair[1]!r:.60}")
+    return Thing(stem(pair[0]), tuple(map(tuple, matrix.tolist())))

@@ -11,6 +11,9 @@ import sys
 import time
 from typing import Any
 
+READY, SPEED = "ready", "frames/s"
+"""What the lines begin with that are meant for who runs it: habitat-sim may write others."""
+
 
 def main(setup: dict[str, Any]) -> None:
     """Open a scene, say so, and step when told to."""
@@ -37,14 +40,14 @@ def main(setup: dict[str, Any]) -> None:
     draw = random.Random(setup["seed"])
     for _ in range(20):
         sim.step("move_forward")
-    print("ready", flush=True)
+    print(READY, flush=True)
     sys.stdin.readline()
     frames, begun = 0, time.perf_counter()
     while time.perf_counter() - begun < setup["seconds"]:
         for _ in range(10):
             sim.step(draw.choice(("move_forward", "move_forward", "turn_left", "turn_right")))
         frames += 10
-    print(frames / (time.perf_counter() - begun), flush=True)
+    print(SPEED, frames / (time.perf_counter() - begun), flush=True)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,11 @@ Request = tuple[Mapping[str, Any], Mapping[str, np.ndarray]]
 
 
 class Died(Exception):
-    """A worker ended or does not answer."""
+    """A worker ended, with an exit code (by itself) or by a signal, or does not answer."""
+
+    def __init__(self, how: str, by_itself: bool = False) -> None:
+        super().__init__(how)
+        self.by_itself = by_itself
 
 
 class Worker:
@@ -48,7 +52,7 @@ class Worker:
     Args:
         python: the interpreter.
         setup: as of `worker.Server`.
-        timeout: seconds that an answer may take.
+        timeout: seconds that an answer may take, from the request or from the last scene that was opened for it.
     """
 
     def __init__(self, python: str, setup: dict[str, Any], timeout: float) -> None:
@@ -82,7 +86,7 @@ class Worker:
         finally:
             theirs.close()
             os.close(lifeline)
-        self._channel, self._unread = ours, b""
+        self._channel, self._unread, self._is_ready = ours, b"", False
         self._end = weakref.finalize(self, _end, self._process, ours, end, self._file, self._log)
         size = self.setup["size"]
         self.block = Block(self._file, self.setup["rows"], size[0], size[1], tuple(self.setup["sensors"]))
@@ -93,17 +97,24 @@ class Worker:
 
         Raises:
             ValueError: it never will, for the reason that it gives.
+            Died: it is gone, or has taken too long.
         """
+        if self._is_ready:
+            return
         try:
             self.receive()
         except Died as died:
             said = self.said()
             if any(word in said for word in ("EGL", "WindowlessContext", "OpenGL", "libGL")):
                 raise ValueError(
-                    f"habitat: no OpenGL on GPU {self.setup['gpu']} ({_last(said)}); install the driver's EGL "
-                    "libraries, or render without a GPU: gpu -1, with Mesa (Debian: libegl1 libgl1-mesa-dri)"
+                    f"habitat: no OpenGL on GPU {self.setup['gpu']} ({last_line(said)}); install the driver's EGL "
+                    "libraries, or draw without a GPU: --env.habitat-gpu -1 (in Python, gpu=-1), with Mesa "
+                    "(Debian: libegl1 libgl1-mesa-dri)"
                 ) from None
-            raise ValueError(f"habitat: {self.python} {died} ({_last(said)}); {INSTALL}") from None
+            if died.by_itself:
+                raise ValueError(f"habitat: {self.python} {died} ({last_line(said)}); {INSTALL}") from None
+            raise
+        self._is_ready = True
 
     def send(self, request: Mapping[str, Any]) -> None:
         """Ask for something."""
@@ -119,6 +130,17 @@ class Worker:
             ValueError: the worker says that it cannot be done.
             Died: it is gone, or has taken too long.
         """
+        answer = self._line()
+        while "opened" in answer:  # a scene, and the next may take as long
+            self._until = time.monotonic() + self.timeout
+            answer = self._line()
+        if "error" in answer:
+            if answer["missing"]:
+                raise ValueError(f"habitat: {self.python} cannot import habitat_sim ({answer['error']}); {INSTALL}")
+            raise ValueError(f"habitat: {answer['error']}")
+        return answer["done"]
+
+    def _line(self) -> Any:
         while b"\n" not in self._unread:
             # Also when the time is up: the answer may have come while another worker was waited for.
             left = max(0.0, self._until - time.monotonic())
@@ -131,15 +153,11 @@ class Worker:
             if not more:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._process.wait(1.0)
-                raise Died(f"ended with {_outcome(self._process.returncode)}")
+                code = self._process.returncode
+                raise Died(f"ended with {_outcome(code)}", by_itself=code is not None and code >= 0)
             self._unread += more
         line, _, self._unread = self._unread.partition(b"\n")
-        answer = json.loads(line)
-        if "error" in answer:
-            if answer["missing"]:
-                raise ValueError(f"habitat: {self.python} cannot import habitat_sim ({answer['error']}); {INSTALL}")
-            raise ValueError(f"habitat: {answer['error']}")
-        return answer["done"]
+        return json.loads(line)
 
     def fit(self, rows: int) -> None:
         """Make room for more rows; the worker is told with the next request, before it."""
@@ -152,15 +170,15 @@ class Worker:
         self.receive()
 
     def said(self) -> str:
-        """Return the last that the process wrote to its standard error."""
+        """Return the last lines that the process wrote to its standard error."""
         size = os.fstat(self._log).st_size
-        return os.pread(self._log, 4000, max(0, size - 4000)).decode(errors="replace")
+        last = os.pread(self._log, 4000, max(0, size - 4000)).decode(errors="replace")
+        return last if size <= 4000 else last.partition("\n")[2]
 
     def restart(self) -> None:
-        """End the process, start another and wait for it."""
+        """End the process and start another."""
         self.close()
         self.start()
-        self.ready()
 
     def close(self) -> None:
         """End the process."""
@@ -192,8 +210,13 @@ class Pool:
         try:
             for setup in setups:
                 self.workers.append(Worker(python, setup, timeout))
-            for each in self.workers:
-                each.ready()
+            for number, each in enumerate(self.workers):
+                try:
+                    each.ready()
+                except Died as died:
+                    raise ValueError(
+                        f"habitat: worker {number} {died}, when it began: {last_line(each.said())}"
+                    ) from None
         except BaseException:
             self.close()
             raise
@@ -252,6 +275,7 @@ class Pool:
         """Make a request and say whether an answer is to come; what went wrong is noted."""
         it = self.workers[number]
         try:
+            it.ready()
             it.fit(int(request.get("rows", 0)))
         except Died as died:
             dead[number] = str(died)
@@ -266,7 +290,7 @@ class Pool:
 
     def _replace(self, number: int, died: str, attempt: int) -> None:
         it = self.workers[number]
-        said = _last(it.said())
+        said = last_line(it.said())
         self.restarts += 1
         if attempt == TRIES:
             self.close()
@@ -310,7 +334,7 @@ def _outcome(code: int | None) -> str:
     return f"signal {signal.Signals(-code).name}"
 
 
-def _last(said: str) -> str:
+def last_line(said: str) -> str:
     """Return the last line that says something; that there is no light from the surroundings is meant to be so."""
     lines = [line.strip() for line in said.splitlines() if line.strip() and "IBL" not in line and "of none" not in line]
     return lines[-1][:300] if lines else "it said nothing"

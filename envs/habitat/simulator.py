@@ -48,9 +48,9 @@ class Workers:
     gpu: int = 0
     """The number of the GPU that draws, as CUDA counts; -1: what OpenGL finds, and so Mesa where there is no GPU."""
     open_scenes: int = 8
-    """How many scenes a worker keeps open, if agents are not in more at once."""
+    """How many scenes a worker keeps open; all that agents are in at once stay open, if they are more."""
     timeout: float = 120.0
-    """Seconds after which a worker that does not answer is taken to hang."""
+    """Seconds after which a worker that does not answer is taken to hang; each scene that it opens has as many."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense."""
@@ -355,7 +355,8 @@ class Habitat(Floors):
         house_B = agents.house_B.cpu().numpy()
         position_B3, yaw_B, pitch_B = (part.cpu().numpy() for part in agents.pose)
         columns = {"scene": self._number_H[house_B], "position": position_B3, "yaw": yaw_B, "pitch": pitch_B} | more
-        worker_N = self._share(house_B)[row_N]
+        home_B = self._share(house_B)
+        worker_N = home_B[row_N]
         rows = {number: row_N[worker_N == number] for number in np.unique(worker_N).tolist()}
         _, restarted = self._pool.ask(
             {
@@ -367,7 +368,7 @@ class Habitat(Floors):
             }
         )
         for number in restarted:
-            self._of(len(house_B)).lost_B[rows[number]] = True
+            self._of(len(house_B)).lost_B |= home_B == number  # also of those that it was not asked about
         return [(mine, self._pool.workers[number].block.arrays) for number, mine in rows.items()]
 
     def _of(self, batch: int) -> _Shared:

@@ -4,7 +4,8 @@ This file is run by an interpreter that has habitat-sim, of any version from Pyt
 imports nothing but the standard library, NumPy and, where it is run, habitat-sim with the Magnum that belongs to it;
 and so does `scene.py` beside it, with which it opens scenes.
 
-Requests and answers are lines of JSON on a socket; poses, pictures and steps lie in memory that both processes map.
+Requests and answers are lines of JSON on a socket; for each scene that is opened, a line that says so comes before the
+answer. Poses, pictures and steps lie in memory that both processes map.
 A worker keeps no agents: a pose comes with every request, so that nothing is lost with a worker but time.
 
 Shapes: N rows, one per agent of a request, I rows and J columns of pixels.
@@ -15,6 +16,7 @@ Source: habitat-sim 0.3.3, src_python/habitat_sim: simulator.py, sensors/sensor_
 from __future__ import annotations
 
 import fcntl
+import glob
 import importlib.util
 import json
 import mmap
@@ -24,11 +26,13 @@ import signal
 import socket
 import sys
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 ALIGNED = 64
+WHOLE = "is it whole? git lfs pull fetches what git-lfs left out"
 
 
 class Block:
@@ -96,13 +100,16 @@ class Server:
             they are), `rows`, `things` (of each scene, by name and transformation; or nothing) and `folders` (of their
             configurations); metres.
         file: a descriptor of the memory that is shared.
+        opened: is called for each scene that has been opened.
     """
 
-    def __init__(self, setup: dict[str, Any], file: int) -> None:
+    def __init__(self, setup: dict[str, Any], file: int, opened: Callable[[], None]) -> None:
         import habitat_sim
         import magnum
 
+        self._opened = opened
         self.setup, self.file, self._magnum, self._scene = setup, file, magnum, _beside("scene")
+        self._bare = self._of_stages()
         if setup["home"]:
             os.chdir(setup["home"])
         first = habitat_sim.SimulatorConfiguration()
@@ -123,10 +130,26 @@ class Server:
         self._owner = habitat_sim.Simulator(habitat_sim.Configuration(first, [agent], self.shared))
         self.rows(setup["rows"])
 
+    def _of_stages(self) -> bool:
+        """Return whether the dataset is one of bare stages: whether its configuration says of no scene instances."""
+        dataset = self.setup["dataset"]
+        try:
+            with open(dataset, encoding="utf-8") as file:
+                told = json.load(file)
+        except (OSError, ValueError) as error:
+            raise RuntimeError(f"dataset {dataset} is no JSON ({error}); {WHOLE}") from None
+        if not isinstance(told, dict):
+            raise RuntimeError(
+                f"dataset {dataset} is no JSON object but {told!r:.40}; name a *.scene_dataset_config.json"
+            )
+        instances = told.get("scene_instances") or {}
+        return not (instances.get("paths") or instances.get("configs"))
+
     def _known(self, name: str) -> str:
         """Return what Habitat opens a scene by: a scene instance or, in datasets without these, a stage.
 
-        Without this check Habitat takes the next best name, or dies of a stage whose file is missing.
+        Without this check Habitat takes the next best name, or dies of a stage whose file is missing. What it cannot
+        read it leaves out.
         """
         dataset, stages = self.setup["dataset"], self.shared.stage_template_manager
         scenes = {self._scene.stem(handle): handle for handle in self.shared.get_scene_handles()}
@@ -134,17 +157,22 @@ class Server:
             self._files[name] = scenes[name]
             if not os.path.isfile(scenes[name]):
                 return name
-            with open(scenes[name], encoding="utf-8") as file:
-                stage = json.load(file)["stage_instance"]["template_name"]
-            if not stages.get_template_handles(stage):
+            with open(scenes[name], encoding="utf-8") as opened:
+                stage = json.load(opened).get("stage_instance", {}).get("template_name")
+            if not stage or not stages.get_template_handles(stage):
                 raise RuntimeError(
                     f"scene {name!r} of {dataset} needs the stage {stage!r}, whose files are not all there"
                 )
             return name
-        bare: dict[str, str] = {self._scene.stem(handle): handle for handle in stages.get_template_handles("")}
+        bare: dict[str, str] = {}
+        if self._bare:
+            bare = {self._scene.stem(handle): handle for handle in stages.get_template_handles("")}
         if name in bare:
             self._files[bare[name]] = bare[name]
             return bare[name]
+        pattern = glob.escape(os.path.dirname(dataset)) + f"/**/{glob.escape(name)}.scene_instance.json"
+        if unread := next(glob.iglob(pattern, recursive=True), None):
+            raise RuntimeError(f"scene {name!r} of {dataset} is not read, though there is {unread}; {WHOLE}")
         known = sorted(scenes or bare)
         some = ", ".join(known[:5]) + (", .." if len(known) > 5 else "")
         other = "; the episode file may be for another revision of it" if self.setup["things"] else ""
@@ -196,6 +224,7 @@ class Server:
                     break
                 self.scenes.pop(other).sim.close()
             self.scenes[name] = self._scene.Scene(self.setup, name, self.shared)
+            self._opened()
         self.scenes.move_to_end(name)
         return self.scenes[name]
 
@@ -250,7 +279,10 @@ def _beside(name: str) -> Any:
 
 
 def _words(error: Exception) -> str:
-    return str(error) if isinstance(error, RuntimeError) else f"{type(error).__name__}: {error}"
+    words = str(error)
+    if "Error loading general mesh data" in words:
+        return f"{words[words.index('Error') :]}; a file of the dataset is missing or not whole: git lfs pull"
+    return words if isinstance(error, RuntimeError) else f"{type(error).__name__}: {words}"
 
 
 def main(control: int, file: int, lifeline: int) -> None:
@@ -264,7 +296,7 @@ def main(control: int, file: int, lifeline: int) -> None:
 
     setup = lines.readline()
     try:
-        server = Server(json.loads(setup), file)
+        server = Server(json.loads(setup), file, lambda: answer(opened=True))
     except Exception as error:
         answer(error=_words(error), missing=isinstance(error, ImportError))
         os._exit(1)

@@ -81,7 +81,8 @@ class ObjectNavConfig(EnvConfig):
     habitat_python: str = ""
     """The interpreter that can import habitat_sim; empty: this one."""
     habitat_gpu: int = 0
-    """The number of the GPU on which Habitat draws; -1: what OpenGL finds, and so Mesa where there is no GPU."""
+    """The GPU on which Habitat draws. 0: that of the device, or the first where the device is the CPU; from 1: that of
+    this number, in all ranks; -1: what OpenGL finds, and so Mesa where there is no GPU."""
     habitat_workers: int = 2
     """How many processes have habitat-sim. Every environment has its own: training, and an evaluation during it."""
 

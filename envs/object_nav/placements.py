@@ -66,7 +66,7 @@ def open_placements(
         sensors=sensors,
         radius=config.agent_radius,
         cell=config.cell,
-        workers=Workers(python=config.habitat_python or None, count=config.habitat_workers, gpu=config.habitat_gpu),
+        workers=workers_of(config, device),
     )
     try:
         found = _survey(simulator, placements, config)
@@ -85,6 +85,14 @@ def open_placements(
         simulator.close()
         raise
     return [found[number] for number in kept], simulator
+
+
+def workers_of(config: ObjectNavConfig, device: torch.device) -> Workers:
+    """Return the workers of a configuration: where no other GPU is named, they draw on that of the device."""
+    gpu = config.habitat_gpu
+    if gpu == 0 and device.type == "cuda":
+        gpu = torch.cuda.current_device() if device.index is None else device.index
+    return Workers(python=config.habitat_python or None, count=config.habitat_workers, gpu=gpu)
 
 
 def kind_of(name: str) -> str:

@@ -18,11 +18,11 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
-from ..habitat import Habitat, Workers
+from ..habitat import Habitat
 from ..houses import House
 from ..simulator import Embedded
 from .config import ObjectNavConfig
-from .placements import open_placements
+from .placements import open_placements, workers_of
 from .prepare import Prepared, Terms, prepare
 
 
@@ -64,9 +64,7 @@ def make_simulator(houses: Sequence[House], config: ObjectNavConfig, device: tor
     view, motion = config.view(), config.motion()
     if config.simulator == "embedded":
         return Embedded(houses, device, view=view, motion=motion, sensors=sensors)
-    python = config.habitat_python or None
-    workers = Workers(python=python, count=config.habitat_workers, gpu=config.habitat_gpu)
-    made_with = config.house_config()
+    made_with, workers = config.house_config(), workers_of(config, device)
     return Habitat(houses, device, view=view, motion=motion, sensors=sensors, config=made_with, workers=workers)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from mnemic.envs.habitat import read_episodes
+from mnemic.envs.habitat import Habitat, read_episodes
 from mnemic.envs.houses import KINDS
 from mnemic.envs.laws import check_env
 from mnemic.envs.object_nav import ObjectNavConfig, placements
@@ -49,7 +49,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("flat_001", "flat_002"):
         scene = {"stage_instance": {"template_name": "stages/flat"}}
         (tmp_path / "scenes" / f"{name}.scene_instance.json").write_text(json.dumps(scene))
-    (tmp_path / "own.scene_dataset_config.json").write_text("{}")
+    (tmp_path / "own.scene_dataset_config.json").write_text('{"scene_instances": {"paths": {".json": ["scenes"]}}}')
     for name in ("025_mug", "013_apple", "077_rubiks_cube"):
         (tmp_path / "objects" / f"{name}.object_config.json").write_text("{}")
     write(tmp_path, "train", ["flat_001", "flat_002"])
@@ -107,9 +107,30 @@ def test_files_are_read(folder: Path) -> None:
         (b"\x1f\x8bbroken", "is no JSON, compressed or not"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "is a pointer of git-lfs; fetch it"),
         (b"[]", "has no 'episodes'"),
-        (b'{"episodes": [{"scene_id": "a"}]}', "episode 0 of .* cannot be read: no 'rigid_objs'"),
-        (b'{"episodes": [{"scene_id": 3, "rigid_objs": []}]}', "episode 0 of .* cannot be read"),
+        (
+            b'{"episodes": ["a"]}',
+            "episode 0 of .* cannot be read: it is 'a'; an object with scene_id and rigid_objs is",
+        ),
+        (b'{"episodes": [{"rigid_objs": []}]}', "its scene_id is None; the name or the path of a scene is expected"),
+        (b'{"episodes": [{"scene_id": 5, "rigid_objs": []}]}', "its scene_id is 5; the name or the path of a scene is"),
+        (b'{"episodes": [{"scene_id": "a"}]}', "its rigid_objs are None; a list of pairs is expected"),
+        (b'{"episodes": [{"scene_id": "a", "rigid_objs": {"b": 1}}]}', "its rigid_objs are {'b': 1}; a list of pairs"),
+        (b'{"episodes": [{"scene_id": "a", "rigid_objs": [["b"]]}]}', r"a thing is \['b'\]; a pair of a name and a"),
+        (b'{"episodes": [{"scene_id": "a", "rigid_objs": ["bc"]}]}', "a thing is 'bc'; a pair of a name and a matrix"),
+        (b'{"episodes": [{"scene_id": "a", "rigid_objs": [[1, []]]}]}', r"a thing is \[1, \[\]\]; a pair of a name"),
         (b'{"episodes": [{"scene_id": "a", "rigid_objs": [["b", [[1, 2], [3, 4]]]]}]}', "of 'b' is not 4 x 4 numbers"),
+        (
+            b'{"episodes": [{"scene_id": "a", "rigid_objs": [["b", [[1], [3, 4]]]]}]}',
+            "of 'b' is not 4 x 4 numbers, row",
+        ),
+        (
+            b'{"episodes": [{"scene_id": "a", "rigid_objs": [["b", null]]}]}',
+            "is not 4 x 4 numbers, row by row, but None",
+        ),
+        (
+            b'{"episodes": [{"scene_id": "a", "rigid_objs": [], "additional_obj_config_paths": "x"}]}',
+            "its additional_obj_config_paths are 'x'; a list of folders is expected",
+        ),
     ],
 )
 def test_what_is_no_episode_file_is_refused_in_a_line(tmp_path: Path, data: bytes | None, words: str) -> None:
@@ -161,6 +182,18 @@ def test_houses_are_counted_in_the_order_of_the_file(config: ObjectNavConfig, fo
     assert env.simulator.scenes == ("flat_001", "flat_002")
     with pytest.raises(ValueError, match=r"first_house is 4, and .*train\.json\.gz has 4 placements, from 0"):
         replace(config, first_house=4).build(2, 0)
+
+
+def test_the_workers_of_a_dataset_draw_on_the_gpu_of_their_rank(
+    config: ObjectNavConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_dataset = Habitat.of_dataset
+    monkeypatch.setattr(
+        Habitat, "of_dataset", lambda dataset, scenes, device, **more: of_dataset(dataset, scenes, "cpu", **more)
+    )
+    _, sim = placements.open_placements(config, ("semantic",), torch.device("cuda:1"))
+    sim.close()
+    assert [worker.setup["gpu"] for worker in sim._pool.workers] == [1, 1]
 
 
 def test_validation_takes_its_own_file_or_the_same(config: ObjectNavConfig, folder: Path) -> None:
@@ -221,6 +254,43 @@ def test_what_is_missing_is_named_in_a_line_and_nothing_runs_on(
         assert step.reward.isfinite().all()
     env.close()
     assert children.read_text() == before
+
+
+def test_no_stage_takes_the_place_of_a_scene_that_is_missing_or_broken(config: ObjectNavConfig, folder: Path) -> None:
+    """Unless the dataset is one of stages, as HM3D is."""
+    (folder / "stages").mkdir()
+    for name in ("flat_001", "flat_002"):
+        (folder / "stages" / f"{name}.stage_config.json").write_text("{}")
+    scene, dataset = folder / "scenes" / "flat_002.scene_instance.json", Path(config.dataset)
+    scene.write_text("{")
+    with pytest.raises(
+        ValueError, match=rf"'flat_002' of {dataset} is not read, though there is {scene}; is it whole\?"
+    ):
+        config.build(1, 0)
+    scene.unlink()
+    with pytest.raises(ValueError, match=r"has no scene 'flat_002'; it has 1: flat_001; the episode file may be for"):
+        config.build(1, 0)
+    (folder / "scenes" / "flat_001.scene_instance.json").unlink()
+    with pytest.raises(ValueError, match=r"has no scene 'flat_001'; it has 0: none"):
+        config.build(1, 0)
+    dataset.write_text('{"stages": {"paths": {".json": ["stages"]}}, "scene_instances": {"default_attributes": {}}}')
+    env = config.build(1, 0)
+    env.close()
+    assert env.simulator.scenes == ("flat_001", "flat_002")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "is no JSON .*line 1 column 2.*; is it whole"),
+        ("[1]", r"is no JSON object but \[1\]; name a \*\.scene_data"),
+    ],
+)
+def test_what_is_no_dataset_is_named_in_a_line(config: ObjectNavConfig, content: str, words: str) -> None:
+    Path(config.dataset).write_text(content)
+    with pytest.raises(ValueError, match=f"dataset {config.dataset} {words}") as refused:
+        config.build(1, 0)
+    assert "\n" not in str(refused.value)
 
 
 def test_options_that_do_not_fit_are_refused(config: ObjectNavConfig) -> None:

@@ -5,6 +5,7 @@ What is known of the houses is what Habitat has to find in the files: positions,
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -266,3 +267,42 @@ def test_what_is_not_there_is_named_in_a_line_and_nothing_runs_on(
     with pytest.raises(ValueError, match=r"in none of 1 placements of .* can a goal of 28 kinds be reached and seen"):
         replace(config, placements=written(buried)).build(1, 0)
     assert children.read_text() == before
+
+
+def test_a_scene_or_a_mesh_that_is_missing_or_broken_is_named_in_a_line(
+    files: tuple[Path, Path], real: str, tmp_path: Path
+) -> None:
+    """Habitat itself would show the bare stage in the place of the scene."""
+    folder = tmp_path / "copy"
+    shutil.copytree(files[0].parent, folder)
+    placed = [it._replace(folders=(str(folder / "objects"),)) for it in read_episodes(files[1])]
+    name, thing = placed[0].scene, placed[0].things[0].name
+    scene, stage = folder / "scenes" / f"{name}.scene_instance.json", folder / "stages" / f"{name}.glb"
+    mesh = folder / "objects" / f"{thing}.glb"
+
+    def look() -> None:
+        sim = Habitat.of_dataset(folder / files[0].name, placed, workers=Workers(python=real, gpu=GPU, count=1))
+        try:
+            sim.render(sim.spawn(torch.zeros(1, dtype=torch.int64), torch.full((1, 2), 0.5)))
+        finally:
+            sim.close()
+
+    def refused(words: str, file: Path, content: bytes | None) -> None:
+        before = file.read_bytes()
+        file.unlink()
+        if content is not None:
+            file.write_bytes(content)
+        with pytest.raises(ValueError, match=words) as error:
+            look()
+        assert "\n" not in str(error.value)
+        file.write_bytes(before)
+
+    refused(rf"has no scene '{name}'; it has {HOUSES - 1}: house_\d+; the episode file may be for", scene, None)
+    refused(rf"scene '{name}' of .* is not read, though there is {scene}; is it whole\?", scene, b"{")
+    refused(r"dataset .* is no JSON", folder / files[0].name, b"{")
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 12\n"
+    for file, content in ((stage, stage.read_bytes()[:20000]), (stage, pointer), (mesh, pointer)):
+        words = (
+            rf"^habitat: Error loading general mesh data from file '{file}'; a file of the dataset is missing or not"
+        )
+        refused(words, file, content)

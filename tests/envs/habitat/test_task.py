@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from mnemic.cli.main import main
+from mnemic.envs.habitat import Habitat
+from mnemic.envs.houses import HouseConfig, generate
 from mnemic.envs.laws import check_env
-from mnemic.envs.object_nav import ObjectNavConfig
+from mnemic.envs.object_nav import ObjectNavConfig, world
 from mnemic.envs.object_nav.env import HabitatObjectNav
 from mnemic.eval.protocol import play_rule
 
-STOP, FORWARD = 0, 1
+STOP, FORWARD, LEFT = 0, 1, 2
 EASY = {"houses": 3, "max_rooms": 3, "size": 8, "episode_steps": 20, "trial_steps": 50}
 
 
@@ -79,6 +81,17 @@ def test_an_episode_whose_worker_is_killed_is_truncated_and_its_trial_goes_on(
     assert not step.truncated.any()
 
 
+def test_all_episodes_of_a_killed_worker_are_lost_whatever_their_agents_did(env: HabitatObjectNav) -> None:
+    """One that turns is not asked about while others move."""
+    state, _ = env.reset()
+    lost_B = torch.from_numpy(env.simulator._share(state.task.agents.house_B.numpy()) == 0)
+    action_B = torch.where(lost_B.cumsum(0) == 1, FORWARD, LEFT)
+    assert set(action_B[lost_B].tolist()) == {FORWARD, LEFT}
+    os.kill(env.simulator.processes[0], signal.SIGKILL)
+    _, step = env.step(state, action_B)
+    assert torch.equal(step.truncated, lost_B)
+
+
 def test_a_loss_while_drawing_is_noticed_in_the_next_step(env: HabitatObjectNav, orders: Path) -> None:
     state, _ = env.reset()
     (orders / "die").touch()
@@ -126,6 +139,22 @@ def test_every_environment_has_workers_of_its_own_and_ends_them(config: ObjectNa
     assert ours.on_device
     assert not other.on_device
     assert "lost" not in ours.step(ours.reset()[0], torch.tensor([FORWARD, FORWARD]))[1].info
+
+
+@pytest.mark.parametrize(
+    ("device", "given", "told"),
+    [("cpu", 0, 0), ("cpu", 2, 2), ("cuda:3", 0, 3), ("cuda:3", 2, 2), ("cuda:3", -1, -1), ("cuda", 0, 1)],
+)
+def test_workers_draw_on_the_gpu_of_their_rank_unless_another_is_named(
+    config: ObjectNavConfig, monkeypatch: pytest.MonkeyPatch, device: str, given: int, told: int
+) -> None:
+    """What the workers are told; the tensors stay where there is no GPU."""
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(world, "Habitat", lambda houses, device, **more: Habitat(houses, "cpu", **more))
+    homes = [generate(seed, HouseConfig(max_rooms=3)) for seed in range(2)]
+    sim = world.make_simulator(homes, replace(config, habitat_gpu=given), torch.device(device))
+    sim.close()
+    assert [worker.setup["gpu"] for worker in sim._pool.workers] == [told, told]
 
 
 def test_options_that_do_not_fit_are_refused_in_one_line(config: ObjectNavConfig) -> None:

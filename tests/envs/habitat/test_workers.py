@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from mnemic.envs.habitat import Habitat, Workers
+from mnemic.envs.habitat.pool import Worker
 from mnemic.envs.houses import House, HouseConfig, generate
 from mnemic.envs.simulator import Agents, Motion, Pose
 from mnemic.kernels.ray_cast import View
@@ -148,6 +149,57 @@ def test_an_answer_that_came_in_time_counts_however_late_it_is_read(sim: Habitat
     worker.receive()
 
 
+def test_the_clock_counts_one_scene_and_not_all_that_a_request_opens(
+    homes: list[House], python: str, folder: Path, orders: Path
+) -> None:
+    """Otherwise many scenes could never be opened: a worker that is replaced begins with the first."""
+    sim = Habitat(homes, view=VIEW, workers=Workers(python=python, count=1, timeout=4), folder=folder)
+    (orders / "slow").touch()
+    begun = time.monotonic()
+    seen = sim.render(agents_in([0, 1, 2, 3, 4]))
+    assert time.monotonic() - begun > 5
+    assert sim.restarts == 0
+    assert torch.equal(seen["semantic"][:, 1, 1].long(), torch.arange(5))
+    sim.close()
+
+
+def test_a_worker_that_dies_while_it_begins_anew_is_replaced_once_more(
+    sim: Habitat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agents = agents_in([0, 1, 2, 3])
+    sim.render(agents)
+    restart, died = Worker.restart, []
+
+    def restart_and_die(worker: Worker) -> None:
+        restart(worker)
+        if not died:
+            died.append(worker.pid)
+            os.kill(worker.pid, signal.SIGKILL)
+
+    monkeypatch.setattr(Worker, "restart", restart_and_die)
+    os.kill(sim.processes[0], signal.SIGKILL)
+    seen = sim.render(agents)
+    assert torch.equal(seen["semantic"][:, 1, 1].long(), torch.arange(4))
+    assert sim.restarts == 2
+    assert sim.lost(agents).sum() == 2
+    assert gone(died)
+
+
+@pytest.mark.parametrize(
+    ("order", "words"),
+    [
+        ("hang at once", r"worker 0 did not answer within 3 s, when it began: it said nothing$"),
+        ("die at once", r"worker 0 ended with signal SIGSEGV, when it began: it said nothing$"),
+    ],
+)
+def test_a_worker_that_has_habitat_is_not_told_to_install_it(
+    homes: list[House], python: str, folder: Path, orders: Path, order: str, words: str
+) -> None:
+    (orders / order).touch()
+    with pytest.raises(ValueError, match=words):
+        Habitat(homes, view=VIEW, workers=Workers(python=python, timeout=3), folder=folder)
+
+
 def test_what_happens_while_others_are_asked_about_is_no_loss(sim: Habitat) -> None:
     """An oracle tries steps from many places, and a person looks at one row."""
     agents, more = agents_in([0, 1, 2, 3]), agents_in([0, 1, 2, 3] * 3)
@@ -264,7 +316,9 @@ def test_bad_input_is_refused_and_leaves_nothing_running(
         start(python="/no/python")
     with pytest.raises(ValueError, match=r"install habitat-sim"):
         start(python=str(empty))
-    with pytest.raises(ValueError, match=r"no OpenGL on GPU 7 .*Unable to create windowless context.* gpu -1"):
+    with pytest.raises(
+        ValueError, match=r"no OpenGL on GPU 7 .*Unable to create windowless context.* --env.habitat-gpu -1 "
+    ):
         start(gpu=7)
     with pytest.raises(ValueError, match=r"there is no /no/data\.json"):
         Habitat.of_dataset("/no/data.json", ["apartment"])

@@ -5,6 +5,7 @@ a column of the semantic picture each, from the left, if they are within 45 degr
 and not below the floor.
 """
 
+import json
 import math
 import os
 import time
@@ -35,7 +36,7 @@ agent = SimpleNamespace(AgentConfiguration=AgentConfiguration)
 gfx = SimpleNamespace(Renderer=SimpleNamespace(Flags=SimpleNamespace(VISUALIZE_TEXTURE=4)))
 
 
-def Configuration(simulator, agents, shared):
+def Configuration(simulator, agents, shared=None):
     return SimpleNamespace(simulator=simulator, agents=agents)
 
 
@@ -43,18 +44,25 @@ class MetadataMediator:
     objects = []  # noqa: RUF012 - never changed in place
 
     def __init__(self, simulator):
-        scenes = os.path.join(os.path.dirname(simulator.scene_dataset_config_file), "scenes")
-        self.handles = [os.path.join(scenes, name) for name in sorted(os.listdir(scenes))]
+        self.folder = os.path.dirname(simulator.scene_dataset_config_file)
+        for order, signal in (("hang at once", 0), ("die at once", 11)):
+            if os.path.exists(os.path.join(os.environ["STAND_IN_ORDERS"], order)):
+                os.kill(os.getpid(), signal)
+                time.sleep(600)
         if simulator.gpu_device_id == 7:
             os.write(2, b"WindowlessContext: Unable to create windowless context\n")
             os.abort()
 
     def get_scene_handles(self):
-        return self.handles
+        return [path for path in self.files("scenes") if is_json(path)]
 
     @property
     def stage_template_manager(self):
-        return SimpleNamespace(get_template_handles=lambda name: [name] if name else [])
+        return SimpleNamespace(get_template_handles=lambda name: [name] if name else self.files("stages"))
+
+    def files(self, folder):
+        folder = os.path.join(self.folder, folder)
+        return [os.path.join(folder, name) for name in sorted(os.listdir(folder))] if os.path.isdir(folder) else []
 
     @property
     def object_template_manager(self):
@@ -63,6 +71,14 @@ class MetadataMediator:
     def load(self, folder):
         if os.path.isdir(folder):
             self.objects = self.objects + [os.path.join(folder, name) for name in sorted(os.listdir(folder))]
+
+
+def is_json(path):
+    try:
+        with open(path) as file:
+            return bool(json.load(file))
+    except ValueError:
+        return False
 
 
 metadata = SimpleNamespace(MetadataMediator=MetadataMediator)
@@ -122,7 +138,7 @@ class Target:
         view[0] = self.node.rotation.parts[1][0]  # the lowest line: pitch
 
     def read_frame_object_id(self, view):
-        view[:] = int(self.name[-3:])
+        view[:] = int(os.path.basename(self.name).split(".")[0][-3:])
         if not self.things:
             return
         view[:] = 0
@@ -147,12 +163,21 @@ class Simulator:
 
     def __init__(self, config):
         name = config.simulator.scene_id
+        if name != "NONE" and os.path.exists(os.path.join(os.environ["STAND_IN_ORDERS"], "slow")):
+            time.sleep(1)
         node = SimpleNamespace(translation=None, rotation=None)
         self.things = {}
         sensors = config.agents[0].sensor_specifications
         node.subtree_sensors = {s.uuid: SimpleNamespace(render_target=Target(node, name, self.things)) for s in sensors}
         self.node, self.pathfinder = node, PathFinder()
         self.renderer = SimpleNamespace(draw=self.draw, bind_render_target=lambda sensor, flag: None)
+
+    def initialize_agent(self, number):
+        pass
+
+    def step(self, action):
+        assert action in ("move_forward", "turn_left", "turn_right")
+        time.sleep(0.001)
 
     def get_agent(self, number):
         return SimpleNamespace(scene_node=self.node)
