@@ -1,7 +1,8 @@
-"""How fast workers are beside plain habitat-sim in as many processes: `python -m mnemic.envs.habitat.bench --help`.
+"""How fast workers are beside others with as many processes: `python -m mnemic.envs.habitat.bench --help`.
 
-Both step agents at random in the same house and see it with the same sensors. The plain loops wait for nobody; of the
-workers, every step of all agents is waited for, and what they see is returned as tensors.
+All step agents at random in the same house and see it with the same sensors. Loops of plain habitat-sim wait for
+nobody; habitat-lab's `VectorEnv` waits for a step of all its processes, which have one agent each. Of the workers,
+every step of all agents is waited for too, and what they see is returned as tensors.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from ...kernels.ray_cast import View
@@ -23,7 +26,7 @@ from ..houses import HouseConfig, generate, split_seed
 from ..houses.export import NAVMESH, scene_name
 from ..random import Stream
 from ..simulator.base import SENSORS
-from . import plain
+from . import plain, vector_env
 from .cache import exported
 from .pool import last_line
 from .simulator import Habitat, Workers
@@ -31,9 +34,22 @@ from .simulator import Habitat, Workers
 
 def plain_speed(workers: Workers, sensors: tuple[str, ...], size: int, seconds: float) -> float:
     """Return the frames per second of plain loops, all together."""
+    setup = _setup(workers, sensors, size, seconds)
+    setups = [setup | {"seed": seed} for seed in range(workers.count)]
+    return _speed("plain habitat-sim", workers.python, Path(plain.__file__), setups)
+
+
+def vector_env_speed(python: str, workers: Workers, sensors: tuple[str, ...], size: int, seconds: float) -> float:
+    """Return the frames per second of habitat-lab's `VectorEnv` with as many processes, run by an interpreter of it."""
+    setup = _setup(workers, sensors, size, seconds)
+    return _speed("habitat-lab", python, Path(vector_env.__file__), [setup | {"count": workers.count}])
+
+
+def _setup(workers: Workers, sensors: tuple[str, ...], size: int, seconds: float) -> dict[str, Any]:
     house = generate(split_seed("validation", 0))
     dataset = exported([house], HouseConfig(), None)
-    setup = {
+    i, j = np.argwhere(house.navigable_IJ)[0]
+    return {
         "dataset": str(dataset),
         "scene": scene_name(house.seed),
         "navmesh": str(dataset.parent / NAVMESH),
@@ -41,14 +57,23 @@ def plain_speed(workers: Workers, sensors: tuple[str, ...], size: int, seconds: 
         "sensors": sensors,
         "size": [size, size],
         "seconds": seconds,
+        "start": [(j + 0.5) * house.cell, 0.0, (i + 0.5) * house.cell],
     }
-    command = [workers.python or sys.executable, str(Path(plain.__file__))]
+
+
+def _speed(what: str, python: str | None, script: Path, setups: list[dict[str, Any]]) -> float:
+    """Run a script once for each of some set-ups, all at once, and return the sum of what they report."""
+    command = [python or sys.executable, str(script)]
     with ExitStack() as stack:
         loops, logs = [], []
-        for seed in range(workers.count):
+        for setup in setups:
             log = stack.enter_context(tempfile.TemporaryFile("w+"))
-            words, pipe = [*command, json.dumps(setup | {"seed": seed})], subprocess.PIPE
-            loop = stack.enter_context(subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=log, text=True))
+            words, pipe = [*command, json.dumps(setup)], subprocess.PIPE
+            try:
+                loop = subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=log, text=True)
+            except OSError as error:
+                raise ValueError(f"habitat: {command[0]} cannot be run ({error.strerror})") from None
+            stack.enter_context(loop)
             stack.callback(loop.kill)
             loops.append(loop)
             logs.append(log)
@@ -58,15 +83,15 @@ def plain_speed(workers: Workers, sensors: tuple[str, ...], size: int, seconds: 
                 if line.startswith(word):
                     return line.removeprefix(word)
             logs[number].seek(0)
-            raise ValueError(f"habitat: {command[0]} cannot run plain habitat-sim: {last_line(logs[number].read())}")
+            raise ValueError(f"habitat: {command[0]} cannot run {what}: {last_line(logs[number].read())}")
 
-        for number in range(workers.count):
+        for number in range(len(loops)):
             after(plain.READY, number)
         for loop in loops:
             if loop.stdin:
                 loop.stdin.write("\n")
                 loop.stdin.flush()
-        return sum(float(after(plain.SPEED, number)) for number in range(workers.count))
+        return sum(float(after(plain.SPEED, number)) for number in range(len(loops)))
 
 
 def worker_speed(workers: Workers, sensors: tuple[str, ...], size: int, seconds: float, agents: int) -> float:
@@ -89,21 +114,26 @@ def worker_speed(workers: Workers, sensors: tuple[str, ...], size: int, seconds:
         sim.close()
 
 
-def measure(workers: Workers, sensors: tuple[str, ...], size: int, seconds: float) -> None:
-    """Measure both by turns and print their frames per second."""
+def measure(workers: Workers, lab_python: str, sensors: tuple[str, ...], size: int, seconds: float) -> None:
+    """Measure all by turns and print their frames per second."""
     for turn in range(3):
         # The workers first: they say what is wrong with what they are given.
         speeds = {agents: worker_speed(workers, sensors, size, seconds, agents) for agents in (1, 8, 32)}
-        base = plain_speed(workers, sensors, size, seconds)
-        print(f"turn {turn}: plain habitat-sim {base:,.0f} frames/s in {workers.count} processes", flush=True)
+        beside = {"plain habitat-sim": plain_speed(workers, sensors, size, seconds)}
+        if lab_python:
+            beside["VectorEnv"] = vector_env_speed(lab_python, workers, sensors, size, seconds)
+        for name, base in beside.items():
+            print(f"turn {turn}: {name} {base:,.0f} frames/s in {workers.count} processes", flush=True)
         for agents, speed in speeds.items():
-            print(f"turn {turn}: workers of {agents} agents {speed:,.0f} frames/s, {speed / base:.2f} x", flush=True)
+            ratios = ", ".join(f"{speed / base:.2f} x {name}" for name, base in beside.items())
+            print(f"turn {turn}: workers of {agents} agents {speed:,.0f} frames/s, {ratios}", flush=True)
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Return the exit code: 0, or 2 for a mistake, after one line about it."""
-    parser = argparse.ArgumentParser(description="frames per second of the workers beside plain habitat-sim")
+    parser = argparse.ArgumentParser(description="frames per second of the workers beside others")
     parser.add_argument("--python", help="the interpreter that has habitat-sim; this one if left out")
+    parser.add_argument("--lab-python", default="", help="one with habitat-lab, whose VectorEnv is measured too")
     parser.add_argument("--gpu", type=int, default=0, help="the number of a GPU, -1 for none")
     parser.add_argument("--workers", type=int, default=2, help="how many processes")
     parser.add_argument("--sensors", default="rgb,depth", help=f"of {', '.join(SENSORS)}")
@@ -114,7 +144,8 @@ def main(words: Sequence[str] | None = None) -> int:
         if not options.seconds > 0:
             raise ValueError(f"--seconds is {options.seconds:g}; a number above 0 is expected")
         workers = Workers(python=options.python, gpu=options.gpu, count=options.workers)
-        measure(workers, tuple(options.sensors.split(",")), options.size, options.seconds)
+        sensors = tuple(options.sensors.split(","))
+        measure(workers, options.lab_python, sensors, options.size, options.seconds)
     except (ValueError, RuntimeError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -1,5 +1,9 @@
-"""The measurement of the workers beside plain habitat-sim, with a stand-in for it: it runs, or says why not."""
+"""The measurement of the workers beside plain habitat-sim, with a stand-in for it: it runs, or says why not.
 
+MNEMIC_HABITAT_LAB_PYTHON names an interpreter that has habitat-lab, MNEMIC_HABITAT_GPU the GPU that draws (-1: none).
+"""
+
+import os
 from pathlib import Path
 
 import pytest
@@ -20,6 +24,20 @@ def test_both_are_measured(python: str, orders: Path) -> None:
     plain = bench.plain_speed(workers, ("rgb", "depth"), 8, 0.2)
     assert 20 < plain < 2000, "two loops of at most 1,000 steps a second"
     assert bench.worker_speed(workers, ("rgb", "depth"), 8, 0.2, agents=2) > 20
+
+
+def test_no_habitat_lab_is_told(python: str, orders: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert bench.main(["--python", python, "--lab-python", python, "--size", "8", "--seconds", "0.1"]) == 2
+    assert capfd.readouterr().err.endswith("cannot run habitat-lab: ModuleNotFoundError: No module named 'habitat'\n")
+
+
+@pytest.mark.habitat
+@pytest.mark.skipif("MNEMIC_HABITAT_LAB_PYTHON" not in os.environ, reason="MNEMIC_HABITAT_LAB_PYTHON is not set")
+@pytest.mark.timeout(600)
+def test_habitat_lab_is_measured() -> None:
+    workers = Workers(count=2, gpu=int(os.environ.get("MNEMIC_HABITAT_GPU", "-1")))
+    lab = os.environ["MNEMIC_HABITAT_LAB_PYTHON"]
+    assert bench.vector_env_speed(lab, workers, ("rgb", "depth"), 64, 1.0) > 10
 
 
 def test_what_stops_a_plain_loop_is_told(tmp_path: Path) -> None:
