@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,17 +117,20 @@ def worker_speed(workers: Workers, sensors: tuple[str, ...], size: int, seconds:
 
 def measure(workers: Workers, lab_python: str, sensors: tuple[str, ...], size: int, seconds: float) -> None:
     """Measure all by turns and print their frames per second."""
+    of_all = sensors, size, seconds
+    others = {"plain habitat-sim": partial(plain_speed, workers, *of_all)}
+    if lab_python:
+        others["VectorEnv"] = partial(vector_env_speed, lab_python, workers, *of_all)
     for turn in range(3):
         # The workers first: they say what is wrong with what they are given.
-        speeds = {agents: worker_speed(workers, sensors, size, seconds, agents) for agents in (1, 8, 32)}
-        beside = {"plain habitat-sim": plain_speed(workers, sensors, size, seconds)}
-        if lab_python:
-            beside["VectorEnv"] = vector_env_speed(lab_python, workers, sensors, size, seconds)
-        for name, base in beside.items():
-            print(f"turn {turn}: {name} {base:,.0f} frames/s in {workers.count} processes", flush=True)
-        for agents, speed in speeds.items():
-            ratios = ", ".join(f"{speed / base:.2f} x {name}" for name, base in beside.items())
-            print(f"turn {turn}: workers of {agents} agents {speed:,.0f} frames/s, {ratios}", flush=True)
+        speeds = {}
+        for agents in (1, 8, 32):
+            speeds[agents] = worker_speed(workers, *of_all, agents)
+            print(f"turn {turn}: workers of {agents} agents {speeds[agents]:,.0f} frames/s", flush=True)
+        for name, speed in others.items():
+            base = speed()
+            ratios = ", ".join(f"{mine / base:.2f} ({agents})" for agents, mine in speeds.items())
+            print(f"turn {turn}: {name} {base:,.0f} frames/s, of which workers have {ratios}", flush=True)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -145,6 +149,8 @@ def main(words: Sequence[str] | None = None) -> int:
             raise ValueError(f"--seconds is {options.seconds:g}; a number above 0 is expected")
         workers = Workers(python=options.python, gpu=options.gpu, count=options.workers)
         sensors = tuple(options.sensors.split(","))
+        if options.lab_python and "semantic" in sensors:
+            raise ValueError("--sensors has semantic, which habitat-lab's task lacks; leave it or --lab-python out")
         measure(workers, options.lab_python, sensors, options.size, options.seconds)
     except (ValueError, RuntimeError) as error:
         print(error, file=sys.stderr)

@@ -89,8 +89,9 @@ def main(setup: dict[str, Any]) -> None:
         actions = draw.choices(("move_forward", "move_forward", "turn_left", "turn_right"), k=count)
         environments.step([{"action": action} for action in actions])
         frames += count
-    print(SPEED, frames / (time.perf_counter() - begun), flush=True)
+    speed = frames / (time.perf_counter() - begun)
     environments.close()
+    print(SPEED, speed, flush=True)
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ class Server:
 
         self._opened = opened
         self.setup, self.file, self._magnum, self._scene = setup, file, magnum, _beside("scene")
-        self._bare = self._of_stages()
+        self._check_dataset()
         if setup["home"]:
             os.chdir(setup["home"])
         first = habitat_sim.SimulatorConfiguration()
@@ -130,8 +130,8 @@ class Server:
         self._owner = habitat_sim.Simulator(habitat_sim.Configuration(first, [agent], self.shared))
         self.rows(setup["rows"])
 
-    def _of_stages(self) -> bool:
-        """Return whether the dataset is one of bare stages: whether its configuration says of no scene instances."""
+    def _check_dataset(self) -> None:
+        """Say what is wrong with the file of the dataset: Habitat says that it does not exist."""
         dataset = self.setup["dataset"]
         try:
             with open(dataset, encoding="utf-8") as file:
@@ -142,11 +142,9 @@ class Server:
             raise RuntimeError(
                 f"dataset {dataset} is no JSON object but {told!r:.40}; name a *.scene_dataset_config.json"
             )
-        instances = told.get("scene_instances") or {}
-        return not (instances.get("paths") or instances.get("configs"))
 
     def _known(self, name: str) -> str:
-        """Return what Habitat opens a scene by: a scene instance or, in datasets without these, a stage.
+        """Return what Habitat opens a scene by: a scene instance or, where it has read none at all, a stage.
 
         Without this check Habitat takes the next best name, or dies of a stage whose file is missing. What it cannot
         read it leaves out.
@@ -158,22 +156,22 @@ class Server:
             if not os.path.isfile(scenes[name]):
                 return name
             with open(scenes[name], encoding="utf-8") as opened:
-                stage = json.load(opened).get("stage_instance", {}).get("template_name")
+                stage = (json.load(opened).get("stage_instance") or {}).get("template_name")
             if not stage or not stages.get_template_handles(stage):
                 raise RuntimeError(
                     f"scene {name!r} of {dataset} needs the stage {stage!r}, whose files are not all there"
                 )
             return name
+        pattern = glob.escape(os.path.dirname(dataset)) + f"/**/{glob.escape(name)}.scene_instance.json"
+        if unread := next(glob.iglob(pattern, recursive=True), None):
+            raise RuntimeError(f"scene {name!r} of {dataset} is not read, though there is {unread}; {WHOLE}")
         bare: dict[str, str] = {}
-        if self._bare:
+        if not any(map(os.path.isfile, scenes.values())):  # HM3D names scene instances, and comes without any
             bare = {self._scene.stem(handle): handle for handle in stages.get_template_handles("")}
         if name in bare:
             self._files[bare[name]] = bare[name]
             return bare[name]
-        pattern = glob.escape(os.path.dirname(dataset)) + f"/**/{glob.escape(name)}.scene_instance.json"
-        if unread := next(glob.iglob(pattern, recursive=True), None):
-            raise RuntimeError(f"scene {name!r} of {dataset} is not read, though there is {unread}; {WHOLE}")
-        known = sorted(scenes or bare)
+        known = sorted(bare or scenes)
         some = ", ".join(known[:5]) + (", .." if len(known) > 5 else "")
         other = "; the episode file may be for another revision of it" if self.setup["things"] else ""
         raise RuntimeError(f"{dataset} has no scene {name!r}; it has {len(known)}: {some or 'none'}{other}")

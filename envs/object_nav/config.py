@@ -102,7 +102,7 @@ class ObjectNavConfig(EnvConfig):
     forward: float = 0.25
     """Metres of a step."""
     turn: float = 30.0
-    """Degrees of a turn. What Memo's code does in effect is 14.3."""
+    """Degrees of a turn. What both papers' code does in effect is 14.3."""
     look: float = 30.0
     """Degrees of a look up or down."""
     min_tilt: float | None = None

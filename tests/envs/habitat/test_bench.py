@@ -56,6 +56,10 @@ def test_what_stops_a_plain_loop_is_told(tmp_path: Path) -> None:
         (["--gpu", "7"], "no OpenGL on GPU 7 (WindowlessContext: Unable to create windowless context)"),
         (["--sensors", "foo"], "unknown sensor 'foo'; choose of rgb, depth, semantic"),
         (["--size", "0"], "0 x 0 pixels; at least 1 x 1 are expected"),
+        (
+            ["--sensors", "semantic", "--lab-python", "python"],
+            "--sensors has semantic, which habitat-lab's task lacks",
+        ),
         (["--seconds", "0"], "--seconds is 0; a number above 0 is expected"),
     ],
     ids=lambda given: given[0] if isinstance(given, list) else "",

@@ -186,18 +186,18 @@ def test_a_worker_that_dies_while_it_begins_anew_is_replaced_once_more(
 
 
 @pytest.mark.parametrize(
-    ("order", "words"),
+    ("order", "timeout", "words"),
     [
-        ("hang at once", r"worker 0 did not answer within 3 s, when it began: it said nothing$"),
-        ("die at once", r"worker 0 ended with signal SIGSEGV, when it began: it said nothing$"),
+        ("hang at once", 3, r"worker 0 did not answer within 3 s, when it began: it said nothing$"),
+        ("die at once", 60, r"worker 0 ended with signal SIGSEGV, when it began: it said nothing$"),
     ],
 )
 def test_a_worker_that_has_habitat_is_not_told_to_install_it(
-    homes: list[House], python: str, folder: Path, orders: Path, order: str, words: str
+    homes: list[House], python: str, folder: Path, orders: Path, order: str, timeout: float, words: str
 ) -> None:
     (orders / order).touch()
     with pytest.raises(ValueError, match=words):
-        Habitat(homes, view=VIEW, workers=Workers(python=python, timeout=3), folder=folder)
+        Habitat(homes, view=VIEW, workers=Workers(python=python, timeout=timeout), folder=folder)
 
 
 def test_what_happens_while_others_are_asked_about_is_no_loss(sim: Habitat) -> None:

@@ -233,7 +233,7 @@ def test_things_are_seen_by_their_ids(homes: list[House]) -> None:
 
 
 def test_ways_are_those_of_the_fields_and_grow_shorter_towards_the_goal(homes: list[House]) -> None:
-    """On a bare floor the way is the straight line, within what a grid of sixteen neighbours can do."""
+    """On a bare floor the way is the straight line."""
     free_IJ = np.ones((40, 40), dtype=bool)
     free_IJ[10:12, 5:] = False  # a wall with a gap on the left
     goal_KIJ = np.zeros((2, 40, 40), dtype=bool)
