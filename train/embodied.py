@@ -121,7 +121,7 @@ def object_nav_revisit(memory: str) -> TrainConfig:
     With 60 steps for each thing one must know where it stands, so it pays to remember: the first stage of the agents of
     eval/RESULTS.md that get better over a trial. While learning, the memory is asked for what it has seen. A second
     stage makes stops sure: `--init` the first with `--env.wrong-stop ends --env.wrong-reward -0.1 --ppo.cut-returns
-    --ppo.learning-rate 2.5e-4`.
+    --ppo.learning-rate 2.5e-4 --ppo.recall-weight 0.4 --steps 70000000`.
 
     Raises:
         ValueError: there is no core of that name.

@@ -27,6 +27,7 @@ import socket
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -143,6 +144,12 @@ class Server:
                 f"dataset {dataset} is no JSON object but {told!r:.40}; name a *.scene_dataset_config.json"
             )
 
+    @cached_property
+    def _instances(self) -> dict[str, str]:
+        """The scene instances in the folder of the dataset, read or not: large datasets are walked through once."""
+        pattern = glob.escape(os.path.dirname(self.setup["dataset"])) + "/**/*.scene_instance.json"
+        return {self._scene.stem(file): file for file in glob.iglob(pattern, recursive=True)}
+
     def _known(self, name: str) -> str:
         """Return what Habitat opens a scene by: a scene instance or, where it has read none at all, a stage.
 
@@ -162,8 +169,7 @@ class Server:
                     f"scene {name!r} of {dataset} needs the stage {stage!r}, whose files are not all there"
                 )
             return name
-        pattern = glob.escape(os.path.dirname(dataset)) + f"/**/{glob.escape(name)}.scene_instance.json"
-        if unread := next(glob.iglob(pattern, recursive=True), None):
+        if unread := self._instances.get(name):
             raise RuntimeError(f"scene {name!r} of {dataset} is not read, though there is {unread}; {WHOLE}")
         bare: dict[str, str] = {}
         if not any(map(os.path.isfile, scenes.values())):  # HM3D names scene instances, and comes without any
